@@ -1,0 +1,35 @@
+//! Forwarding entries of a VXLAN device and neighbours behind it.
+
+use super::mac::Mac;
+use std::net::IpAddr;
+
+/// A forwarding entry on a VXLAN device: frames to `mac` go to the VTEP `dst`. `Mac::ZERO` is a flood entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FdbEntry {
+    pub mac: Mac,
+    /// The remote VTEP; absent for an entry of a bridge port (`bridge fdb add MAC dev PORT master static`).
+    pub dst: Option<IpAddr>,
+}
+
+impl FdbEntry {
+    pub const fn is_flood(&self) -> bool {
+        self.mac.is_zero()
+    }
+}
+
+/// An entry as the kernel lists it, with whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdbRow {
+    pub entry: FdbEntry,
+    /// Carries our mark (`NDA_PROTOCOL`, see `owned::FDB_PROTOCOL`): made by tapwire, this run or an earlier one.
+    pub ours: bool,
+    /// `NUD_PERMANENT`/`NUD_NOARP`: told by somebody; otherwise learned from traffic.
+    pub fixed: bool,
+}
+
+/// A permanent neighbour on a VXLAN device with `proxy` (the kernel's ARP responder).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NeighbourEntry {
+    pub ip: IpAddr,
+    pub mac: Mac,
+}

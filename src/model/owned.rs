@@ -1,0 +1,115 @@
+//! The only place that makes **and recognises** our devices' names and marks.
+//!
+//! Recognition decides deletion, and the two mistakes are not equal: leaving one of ours behind costs a line in
+//! `status`, deleting somebody else's device costs an outage. So a device is ours to delete only if its `ifalias`
+//! says that we *made* it; a device we found under the name the mapping derives and took over says "adopted" and is
+//! configured but never deleted. A name alone proves nothing.
+
+use super::ids::{InvalidValue, NetworkId, PortId, Vid, Vni};
+use super::name::LinkName;
+
+/// `NDA_PROTOCOL`/`RTA_PROTOCOL`/`IFA_PROTO` value that marks entries made by tapwire (iproute2's rt_protos has none
+/// at 0x74 = 't'). Rows carrying it are ours after a restart too; all others are somebody else's.
+pub const PROTOCOL: u8 = 0x74;
+
+const MADE: &str = "tapwire:";
+const ADOPTED: &str = "tapwire-adopted:";
+
+/// What an `ifalias` says of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark<'a> {
+    /// Made by tapwire for this network: ours to delete.
+    Made(&'a str),
+    /// Found and taken over for this network: configured, never deleted.
+    Adopted(&'a str),
+    /// Somebody else's text, or none.
+    Foreign,
+}
+
+impl Mark<'_> {
+    pub fn read(alias: Option<&str>) -> Mark<'_> {
+        match alias {
+            Some(a) if a.starts_with(MADE) => Mark::Made(&a[MADE.len()..]),
+            Some(a) if a.starts_with(ADOPTED) => Mark::Adopted(&a[ADOPTED.len()..]),
+            _ => Mark::Foreign,
+        }
+    }
+    pub fn is_made(&self) -> bool {
+        matches!(self, Mark::Made(_))
+    }
+}
+
+/// The `ifalias` of a device made for a network.
+pub fn alias_made(network: &NetworkId) -> Box<str> {
+    format!("{MADE}{network}").into()
+}
+
+/// The `ifalias` of a device found under the derived name and taken over.
+pub fn alias_adopted(network: &NetworkId) -> Box<str> {
+    format!("{ADOPTED}{network}").into()
+}
+
+/// `brq` + first 11 characters of the network's id (PEERS 1.1).
+pub fn bridge_name(id: &NetworkId) -> Result<LinkName, InvalidValue> {
+    LinkName::new(&format!("brq{}", id.short()))
+}
+
+/// `tap` + first 11 characters of the port's id (PEERS 1.1).
+pub fn tap_name(id: &PortId) -> Result<LinkName, InvalidValue> {
+    LinkName::new(&format!("tap{}", id.short()))
+}
+
+/// `vxlan-<vni>`: at most 14 bytes.
+pub fn vxlan_name(vni: Vni) -> Result<LinkName, InvalidValue> {
+    LinkName::new(&format!("vxlan-{vni}"))
+}
+
+/// `<interface>.<vid>`; when that is longer than 15 bytes the interface shrinks to 10 characters, its first four and
+/// six hexadecimal digits of its SHA-1 (Neutron's `get_interface_name`), the same for every VID.
+pub fn vlan_name(interface: &LinkName, vid: Vid) -> Result<LinkName, InvalidValue> {
+    let plain = format!("{interface}.{vid}");
+    if plain.len() <= LinkName::MAX {
+        return LinkName::new(&plain);
+    }
+    let digest = sha1_smol::Sha1::from(interface.as_bytes()).hexdigest();
+    let head = String::from_utf8_lossy(&interface.as_bytes()[..4]).into_owned();
+    LinkName::new(&format!("{head}{}.{vid}", &digest[..6]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_neutrons_rules() {
+        let id = NetworkId::new("6f0c2f5e-7d1b-4c39-9a35-0b7f6f0b1c11").unwrap();
+        assert_eq!(bridge_name(&id).unwrap().to_string(), "brq6f0c2f5e-7d");
+        let vid = |v| Vid::new(v).unwrap();
+        assert_eq!(
+            vlan_name(&LinkName::new("eth0").unwrap(), vid(100))
+                .unwrap()
+                .to_string(),
+            "eth0.100"
+        );
+        assert_eq!(
+            vlan_name(&LinkName::new("abcdefghijklmno").unwrap(), vid(1))
+                .unwrap()
+                .to_string(),
+            "abcd2938dc.1"
+        );
+        assert_eq!(
+            vxlan_name(Vni::new(16_777_215).unwrap()).unwrap().to_string(),
+            "vxlan-16777215"
+        );
+    }
+
+    #[test]
+    fn only_the_made_mark_makes_a_device_ours() {
+        let id = NetworkId::new("blue").unwrap();
+        assert!(Mark::read(Some(&alias_made(&id))).is_made());
+        assert_eq!(Mark::read(Some(&alias_adopted(&id))), Mark::Adopted("blue"));
+        assert!(!Mark::read(Some(&alias_adopted(&id))).is_made());
+        assert_eq!(Mark::read(Some("uplink to tapwire: rack 3")), Mark::Foreign);
+        assert_eq!(Mark::read(None), Mark::Foreign);
+    }
+}

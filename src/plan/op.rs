@@ -1,0 +1,140 @@
+//! The closed set of kernel operations. One op is one kernel request (or one /proc/sys write); it carries everything
+//! it needs, so that the executor decides nothing.
+
+use crate::model::record::{AddressRecord, RouteRecord};
+use crate::model::{
+    BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VxlanAttributes,
+};
+
+/// A device an op works on. The index is what counts; the name is for people and for devices that an earlier op of
+/// the same plan creates (`index` absent until then: the executor fills it from that op's answer).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkRef {
+    pub name: LinkName,
+    pub index: Option<Ifindex>,
+}
+
+/// What to set on a link in one RTM_NEWLINK/SETLINK request; unset fields are not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinkChange {
+    pub mtu: Option<Mtu>,
+    pub mac: Option<Mac>,
+    pub alias: Option<Box<str>>,
+    pub tx_queue_len: Option<u32>,
+    pub master: Option<Master>,
+    pub up: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Master {
+    Set(LinkRef),
+    /// `nomaster`.
+    Clear,
+}
+
+/// Which of a list operation's three forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListAction {
+    /// NLM_F_CREATE | NLM_F_REPLACE: there afterwards, whatever was there before; never a moment without.
+    Replace,
+    /// NLM_F_CREATE | NLM_F_APPEND: one more destination of the same (flood) entry.
+    Append,
+    /// NLM_F_CREATE | NLM_F_EXCL.
+    Add,
+    Delete,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// `ip link add NAME address MAC mtu MTU type bridge ...`; created down. Alias and addrgenmode are refused or
+    /// ignored at creation (6.18), so a `SetLink` follows.
+    CreateBridge {
+        name: LinkName,
+        mac: Mac,
+        mtu: Option<Mtu>,
+        attributes: BridgeAttributes,
+    },
+    /// `ip link add link PARENT name NAME type vlan id VID`; created down.
+    CreateVlan {
+        name: LinkName,
+        parent: LinkRef,
+        vid: Vid,
+        mtu: Option<Mtu>,
+    },
+    /// `ip link add NAME type vxlan id VNI ...`; created down.
+    CreateVxlan {
+        name: LinkName,
+        mtu: Option<Mtu>,
+        attributes: VxlanAttributes,
+    },
+    /// `ip link set dev LINK ...`.
+    SetLink { link: LinkRef, change: LinkChange },
+    /// `ip link set dev LINK type bridge ...`.
+    SetBridge {
+        link: LinkRef,
+        attributes: BridgeAttributes,
+    },
+    /// `ip link set dev LINK type vxlan ...`; only what the kernel lets change: group, ttl, tos, learning.
+    SetVxlan {
+        link: LinkRef,
+        attributes: VxlanAttributes,
+    },
+    /// `bridge link set dev LINK learning off ...`.
+    SetPort { link: LinkRef, flags: PortFlags },
+    /// `sysctl net.ipv6.conf.LINK.disable_ipv6=1|0`. Before `up`: with IPv6 on, `up` costs milliseconds on a host with
+    /// thousands of links, and a host address appears in the tenant's network.
+    DisableIpv6 { link: LinkRef, disable: bool },
+    /// `ip link del dev LINK`.
+    DeleteLink { link: LinkRef },
+    /// `bridge fdb replace|append|del MAC dev LINK dst IP self` on a VXLAN device, or `master static` on a bridge port
+    /// (`dst` absent).
+    Fdb {
+        action: ListAction,
+        link: LinkRef,
+        entry: FdbEntry,
+    },
+    /// `ip neigh replace|del IP lladdr MAC dev LINK nud permanent`.
+    Neighbour {
+        action: ListAction,
+        link: LinkRef,
+        entry: NeighbourEntry,
+    },
+    /// `ip address add|replace|del`; the record carries its link in `ifindex` unless `link` names one made in this plan.
+    Address {
+        action: ListAction,
+        link: LinkRef,
+        record: Box<AddressRecord>,
+    },
+    /// `ip route add|del`; the record's output interfaces are already the right ones.
+    Route {
+        action: ListAction,
+        record: Box<RouteRecord>,
+    },
+}
+
+impl Op {
+    /// Stable word for metrics, `plan --json` and spans.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::CreateBridge { .. } => "create_bridge",
+            Op::CreateVlan { .. } => "create_vlan",
+            Op::CreateVxlan { .. } => "create_vxlan",
+            Op::SetLink { change, .. } => match (&change.master, change.up) {
+                (Some(Master::Set(_)), _) => "attach",
+                (Some(Master::Clear), _) => "detach",
+                (None, Some(true)) => "up",
+                (None, Some(false)) => "down",
+                (None, None) => "set_link",
+            },
+            Op::SetBridge { .. } => "set_bridge",
+            Op::SetVxlan { .. } => "set_vxlan",
+            Op::SetPort { .. } => "set_port",
+            Op::DisableIpv6 { .. } => "disable_ipv6",
+            Op::DeleteLink { .. } => "delete_link",
+            Op::Fdb { .. } => "fdb",
+            Op::Neighbour { .. } => "neighbour",
+            Op::Address { .. } => "address",
+            Op::Route { .. } => "route",
+        }
+    }
+}
