@@ -71,7 +71,7 @@ pub fn vlan_name(interface: &LinkName, vid: Vid) -> Result<LinkName, InvalidValu
     if plain.len() <= LinkName::MAX {
         return LinkName::new(&plain);
     }
-    let digest = sha1_smol::Sha1::from(interface.as_bytes()).hexdigest();
+    let digest = sha1_smol::Sha1::from(interface.as_bytes()).digest().to_string();
     let head = String::from_utf8_lossy(&interface.as_bytes()[..4]).into_owned();
     LinkName::new(&format!("{head}{}.{vid}", &digest[..6]))
 }
