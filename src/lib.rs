@@ -3,5 +3,8 @@
 //! The folders are a pipeline; `ARCHITECTURE.md` is the map, `tests/layering.rs` holds the rules.
 
 pub mod config;
+pub mod desired;
+pub mod engine;
 pub mod model;
+pub mod observed;
 pub mod plan;

@@ -15,38 +15,74 @@ pub const PROTOCOL: u8 = 0x74;
 const MADE: &str = "tapwire:";
 const ADOPTED: &str = "tapwire-adopted:";
 
+const UPLINK: &str = " uplink=";
+
 /// What an `ifalias` says of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark<'a> {
-    /// Made by tapwire for this network: ours to delete.
-    Made(&'a str),
-    /// Found and taken over for this network: configured, never deleted.
-    Adopted(&'a str),
+    /// Made by tapwire: ours to delete.
+    Made(Owner<'a>),
+    /// Found and taken over: configured, never deleted.
+    Adopted(Owner<'a>),
     /// Somebody else's text, or none.
     Foreign,
 }
 
-impl Mark<'_> {
-    pub fn read(alias: Option<&str>) -> Mark<'_> {
+/// For whom a device was made or taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner<'a> {
+    pub network: &'a str,
+    /// On a flat network's bridge: the interface whose addresses it carries, the only one they go back to.
+    pub uplink: Option<&'a str>,
+}
+
+impl<'a> Mark<'a> {
+    pub fn read(alias: Option<&'a str>) -> Mark<'a> {
+        let owner = |text: &'a str| match text.split_once(UPLINK) {
+            Some((network, uplink)) => Owner {
+                network,
+                uplink: Some(uplink),
+            },
+            None => Owner {
+                network: text,
+                uplink: None,
+            },
+        };
         match alias {
-            Some(a) if a.starts_with(MADE) => Mark::Made(&a[MADE.len()..]),
-            Some(a) if a.starts_with(ADOPTED) => Mark::Adopted(&a[ADOPTED.len()..]),
+            Some(a) if a.starts_with(MADE) => Mark::Made(owner(&a[MADE.len()..])),
+            Some(a) if a.starts_with(ADOPTED) => Mark::Adopted(owner(&a[ADOPTED.len()..])),
             _ => Mark::Foreign,
+        }
+    }
+    pub fn owner(&self) -> Option<Owner<'a>> {
+        match self {
+            Mark::Made(owner) | Mark::Adopted(owner) => Some(*owner),
+            Mark::Foreign => None,
         }
     }
     pub fn is_made(&self) -> bool {
         matches!(self, Mark::Made(_))
     }
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Mark::Foreign)
+    }
 }
 
 /// The `ifalias` of a device made for a network.
-pub fn alias_made(network: &NetworkId) -> Box<str> {
-    format!("{MADE}{network}").into()
+pub fn alias_made(network: &NetworkId, uplink: Option<&LinkName>) -> Box<str> {
+    alias(MADE, network, uplink)
 }
 
 /// The `ifalias` of a device found under the derived name and taken over.
-pub fn alias_adopted(network: &NetworkId) -> Box<str> {
-    format!("{ADOPTED}{network}").into()
+pub fn alias_adopted(network: &NetworkId, uplink: Option<&LinkName>) -> Box<str> {
+    alias(ADOPTED, network, uplink)
+}
+
+fn alias(prefix: &str, network: &NetworkId, uplink: Option<&LinkName>) -> Box<str> {
+    match uplink {
+        Some(uplink) => format!("{prefix}{network}{UPLINK}{uplink}").into(),
+        None => format!("{prefix}{network}").into(),
+    }
 }
 
 /// `brq` + first 11 characters of the network's id (PEERS 1.1).
@@ -106,10 +142,22 @@ mod tests {
     #[test]
     fn only_the_made_mark_makes_a_device_ours() {
         let id = NetworkId::new("blue").unwrap();
-        assert!(Mark::read(Some(&alias_made(&id))).is_made());
-        assert_eq!(Mark::read(Some(&alias_adopted(&id))), Mark::Adopted("blue"));
-        assert!(!Mark::read(Some(&alias_adopted(&id))).is_made());
+        assert!(Mark::read(Some(&alias_made(&id, None))).is_made());
+        let adopted = alias_adopted(&id, None);
+        assert!(!Mark::read(Some(&adopted)).is_made());
+        assert_eq!(
+            Mark::read(Some(&adopted)).owner().map(|o| o.network),
+            Some("blue")
+        );
         assert_eq!(Mark::read(Some("uplink to tapwire: rack 3")), Mark::Foreign);
         assert_eq!(Mark::read(None), Mark::Foreign);
+    }
+
+    #[test]
+    fn a_flat_networks_bridge_remembers_its_uplink() {
+        let id = NetworkId::new("blue").unwrap();
+        let alias = alias_made(&id, Some(&LinkName::new("eth1").unwrap()));
+        let owner = Mark::read(Some(&alias)).owner().unwrap();
+        assert_eq!((owner.network, owner.uplink), ("blue", Some("eth1")));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The move of a flat network's addresses (design rule 11) must lose nothing, also attributes this program has never
 //! heard of. So a record keeps the fixed header and every attribute as bytes; only what must change (interface
-//! index, label, expiry form) is looked at, in `desired::address_move`.
+//! index, label, expiry form) is looked at, in `plan::address_move`.
 
 /// One netlink attribute: type without the nested/byte-order flags' meaning, payload without padding.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,1 +1,60 @@
+//! The way from how it is to how it should be: the difference as an ordered list of closed operations.
+//!
+//! One file per feature, each a pure function of (wanted, observed). A plan makes no decisions when it is carried
+//! out: every operation carries all it needs, failing ends the plan, and the key is looked at again. `check` reads
+//! plans with other eyes than those that wrote them.
+
+pub mod address_move;
+pub mod check;
+pub mod forwarding;
+pub mod line;
 pub mod op;
+pub mod port;
+pub mod segment;
+
+use crate::model::{Ifindex, NetworkId};
+use op::Op;
+
+/// Whose plan it is; a failure concerns this key and nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    Network(NetworkId),
+    Port(Ifindex),
+    /// A bridge or uplink of ours that nothing needs any more.
+    Orphan(Ifindex),
+}
+
+/// Identifies the event that led to a plan, from the event to the last acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct CauseId(pub u64);
+
+/// One operation, and what takes it back if a later one of the same transaction fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub op: Op,
+    pub undo: Option<Op>,
+}
+
+impl From<Op> for Step {
+    fn from(op: Op) -> Self {
+        Step { op, undo: None }
+    }
+}
+
+/// Operations for one key, in order. The first failure ends it; done steps with an `undo` are then taken back in
+/// reverse order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub key: Key,
+    pub cause: CauseId,
+    pub steps: Vec<Step>,
+}
+
+/// The world is not such that a plan could be made without harming somebody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Conflict {
+    /// The device in the way.
+    pub device: crate::model::LinkName,
+    pub reason: String,
+}

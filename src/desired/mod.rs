@@ -1,0 +1,125 @@
+//! What should be: networks, mappings and policy verdicts as last told, and the functions that derive from them what
+//! one port or one segment should look like.
+//!
+//! One file per feature, each with one `derive_*` that looks at the desired facts and the mirror and returns a value;
+//! it never fails: what cannot be is a reason (`Pending`, `Conflict`) that goes into the port's or network's state.
+
+pub mod fdb;
+pub mod port;
+pub mod segment;
+pub mod verdict;
+
+use crate::model::{
+    LinkName, Network, NetworkId, PhysicalName, PhysicalNetwork, PortId, PortMapping, TapMatch, TapSelector,
+    VxlanSettings, owned,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything the sources have told.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    pub taps: TapMatch,
+    pub physical: BTreeMap<PhysicalName, PhysicalNetwork>,
+    pub vxlan: VxlanSettings,
+    /// Distinguishes this host in derived MAC addresses (two hosts have bridges of the same name).
+    pub host: Box<str>,
+    networks: BTreeMap<NetworkId, Network>,
+    exact: BTreeMap<LinkName, PortMapping>,
+    patterns: Vec<PortMapping>,
+}
+
+impl Desired {
+    pub fn new(taps: TapMatch, host: &str) -> Self {
+        Self {
+            taps,
+            physical: BTreeMap::new(),
+            vxlan: VxlanSettings::default(),
+            host: host.into(),
+            networks: BTreeMap::new(),
+            exact: BTreeMap::new(),
+            patterns: Vec::new(),
+        }
+    }
+
+    pub fn network(&self, id: &NetworkId) -> Option<&Network> {
+        self.networks.get(id)
+    }
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values()
+    }
+    pub fn network_count(&self) -> usize {
+        self.networks.len()
+    }
+    pub fn set_network(&mut self, network: Network) -> Option<Network> {
+        self.networks.insert(network.id.clone(), network)
+    }
+    pub fn remove_network(&mut self, id: &NetworkId) -> Option<Network> {
+        self.networks.remove(id)
+    }
+
+    pub fn mappings(&self) -> impl Iterator<Item = &PortMapping> {
+        self.exact.values().chain(&self.patterns)
+    }
+    /// A mapping with the same selector is replaced.
+    pub fn set_mapping(&mut self, mapping: PortMapping) {
+        match &mapping.tap {
+            TapSelector::Exact(name) => {
+                self.exact.insert(*name, mapping);
+            }
+            TapSelector::Pattern(pattern) => {
+                match self
+                    .patterns
+                    .iter_mut()
+                    .find(|m| matches!(&m.tap, TapSelector::Pattern(p) if p == pattern))
+                {
+                    Some(known) => *known = mapping,
+                    None => self.patterns.push(mapping),
+                }
+            }
+        }
+    }
+    pub fn remove_mapping(&mut self, tap: &TapSelector) -> Option<PortMapping> {
+        match tap {
+            TapSelector::Exact(name) => self.exact.remove(name),
+            TapSelector::Pattern(_) => {
+                let at = self.patterns.iter().position(|m| m.tap == *tap)?;
+                Some(self.patterns.remove(at))
+            }
+        }
+    }
+    /// The mapping of a tap: its exact name first, then the patterns in the order told.
+    pub fn mapping_for(&self, name: &LinkName) -> Option<&PortMapping> {
+        self.exact.get(name).or_else(|| {
+            self.patterns
+                .iter()
+                .find(|m| matches!(&m.tap, TapSelector::Pattern(p) if p.matches(name)))
+        })
+    }
+    pub fn mapping_by_port(&self, id: &PortId) -> Option<&PortMapping> {
+        self.mappings().find(|m| m.id.as_ref() == Some(id))
+    }
+
+    /// Name of the bridge that carries a network's ports.
+    pub fn bridge_name(&self, network: &Network) -> Option<LinkName> {
+        if let Some(physical) = network
+            .segment
+            .physical()
+            .and_then(|name| self.physical.get(name))
+            && let Some(bridge) = physical.bridge
+            && matches!(network.segment, crate::model::Segment::Flat { .. })
+        {
+            return Some(bridge);
+        }
+        network.bridge.or_else(|| owned::bridge_name(&network.id).ok())
+    }
+
+    /// Networks whose settings, or the settings they lean on, differ between the two.
+    pub fn changed_networks(&self, other: &Desired) -> BTreeSet<NetworkId> {
+        let everything =
+            self.vxlan != other.vxlan || self.physical != other.physical || self.host != other.host;
+        let ids = self.networks.keys().chain(other.networks.keys());
+        ids.filter(|id| everything || self.networks.get(id) != other.networks.get(id))
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,37 @@
+//! What site policy decided, as plain data. The Lua side converts into this; defaults mean "no opinion".
+
+use crate::model::{BridgeAttributes, FdbEntry, Mtu, NeighbourEntry, NetworkId, PortFlags};
+
+/// Policy's say about one tap.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortVerdict {
+    /// Network of a tap that no mapping names (`resolve`).
+    pub network: Option<NetworkId>,
+    /// Leave the tap alone (`resolve`).
+    pub ignore: bool,
+    pub deny: Option<Denial>,
+    pub mtu: Option<Mtu>,
+    pub flags: PortFlags,
+    pub tx_queue_len: Option<u32>,
+    pub alias: Option<Box<str>>,
+    /// Entries on the network's VXLAN device (`dst` given) or static ones on the tap's bridge port (`dst` absent).
+    pub fdb: Vec<FdbEntry>,
+    pub neighbours: Vec<NeighbourEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    pub plugin: Box<str>,
+    pub reason: Box<str>,
+}
+
+/// Policy's say about one network's bridge and uplink.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkVerdict {
+    pub mtu: Option<Mtu>,
+    pub uplink_mtu: Option<Mtu>,
+    pub bridge: BridgeAttributes,
+    pub vxlan_ttl: Option<u8>,
+    pub vxlan_learning: Option<bool>,
+    pub flood: Vec<FdbEntry>,
+}

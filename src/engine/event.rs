@@ -1,0 +1,167 @@
+//! Everything that comes into the engine, and everything it asks for. Both enums are closed: whoever drives the
+//! engine (the daemon, a scenario test, `replay`) sees the whole conversation.
+
+use crate::desired::Desired;
+use crate::desired::verdict::{NetworkVerdict, PortVerdict};
+use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, TapSelector};
+use crate::observed::Change;
+use crate::plan::address_move::Carried;
+use crate::plan::forwarding::ForwardingHave;
+use crate::plan::{Key, Plan};
+use std::net::IpAddr;
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// One message of the monitor socket.
+    Kernel(Change),
+    /// The monitor socket is empty: all that the kernel has said so far, echoes of our operations included, is in.
+    Drained,
+    /// Messages were lost or could not be read.
+    Lost(Loss),
+    /// A complete dump, taken after the monitor was subscribed.
+    Snapshot(Snapshot),
+    /// The dump could not be had; it is asked for again.
+    SnapshotFailed {
+        error: String,
+    },
+    /// Everything the sources tell, as a whole: at start and on reload.
+    Desired(Box<Desired>),
+    SetNetwork(Box<Network>),
+    RemoveNetwork(NetworkId),
+    SetMapping(Box<PortMapping>),
+    RemoveMapping(TapSelector),
+    /// Every source has told what it has.
+    SourcesInSync,
+    /// A plan was carried out, as far as it went.
+    Done(Done),
+    /// Answer to `Action::ReadForwarding`.
+    Forwarding {
+        network: NetworkId,
+        device: Ifindex,
+        have: Result<ForwardingHave, Failure>,
+    },
+    /// Answer to `Action::ReadCarried`, in the order asked.
+    Carried {
+        key: Key,
+        have: Result<Vec<Carried>, Failure>,
+    },
+    /// Answer to `Action::AskPort`.
+    PortVerdict {
+        index: Ifindex,
+        ticket: u64,
+        verdict: Box<PortVerdict>,
+    },
+    /// Answer to `Action::AskNetwork`.
+    NetworkVerdict {
+        network: NetworkId,
+        ticket: u64,
+        verdict: Box<NetworkVerdict>,
+    },
+    /// Policy started, stopped or changed: every verdict is to be asked again.
+    PolicyChanged(PolicyUse),
+    /// Policy wants these looked at again (`observe`, `tick`).
+    Invalidate {
+        taps: Vec<Ifindex>,
+        networks: Vec<NetworkId>,
+    },
+    /// `tapwire resync`.
+    Resync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// ENOBUFS.
+    Overrun,
+    /// A message that could not be decoded.
+    Undecodable,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub links: Vec<Link>,
+    pub addresses: Vec<(Ifindex, IpAddr)>,
+}
+
+/// Which questions policy wants to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PolicyUse {
+    /// `port`, `admit` or `resolve` hooks.
+    pub ports: bool,
+    /// `network` hooks.
+    pub networks: bool,
+}
+
+/// What became of a plan: one result for each step begun; fewer than steps if one failed.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub plan: Plan,
+    pub results: Vec<StepResult>,
+    /// Errors while taking back done steps.
+    pub undo_failures: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct StepResult {
+    pub outcome: Result<Applied, Failure>,
+    /// Microseconds the kernel took.
+    pub elapsed_us: u32,
+}
+
+#[derive(Debug, Clone)]
+pub enum Applied {
+    Done,
+    /// A create, with the link as read back.
+    Created(Box<Link>),
+    /// A create that found something of that name; as read back.
+    AlreadyThere(Box<Link>),
+}
+
+/// What the kernel (or the executor) said no to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub class: FailureClass,
+    pub errno: i32,
+    /// strerror and the kernel's extended-ack text.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureClass {
+    /// The device went away or changed its name: look again.
+    Gone,
+    /// EXFULL: the bridge has its 1,023 ports.
+    Full,
+    /// Worth another try soon.
+    Busy,
+    /// This kernel cannot: not tried again until a full pass.
+    Unsupported,
+    /// EPERM.
+    Denied,
+    /// The kernel does not take the values.
+    Refused,
+}
+
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Dump all links and addresses.
+    Snapshot,
+    Execute(Plan),
+    ReadForwarding {
+        network: NetworkId,
+        device: Ifindex,
+    },
+    /// Read addresses and routes of these devices.
+    ReadCarried {
+        key: Key,
+        devices: Vec<Ifindex>,
+    },
+    /// Ask policy about a tap; answer with the same ticket.
+    AskPort {
+        index: Ifindex,
+        ticket: u64,
+    },
+    AskNetwork {
+        network: NetworkId,
+        ticket: u64,
+    },
+}

@@ -1,0 +1,323 @@
+//! What the kernel and the sources tell, and whom it concerns.
+
+use super::event::Snapshot;
+use super::note::What;
+use super::state::{PortLabel, PortState, SegmentEntry, Tap};
+use super::{Engine, Mirror};
+use crate::desired::{Desired, port, segment};
+use crate::model::owned::Mark;
+use crate::model::{Ifindex, Link, LinkName, NetworkId, TapSelector, Time};
+use crate::observed::{Change, Effect};
+use crate::plan::{CauseId, Key};
+use std::collections::BTreeSet;
+
+impl Engine {
+    pub(super) fn on_kernel(&mut self, change: Change, cause: CauseId, now: Time) {
+        let effect = self.observed.apply(change);
+        self.on_effect(effect, cause, now);
+    }
+
+    pub(super) fn on_effect(&mut self, effect: Effect, cause: CauseId, now: Time) {
+        match effect {
+            Effect::Same => {}
+            Effect::Appeared(index) => self.on_appeared(index, cause, now),
+            Effect::Changed(before) => self.on_changed(&before, cause, now),
+            Effect::Gone(link) => self.on_gone(&link, cause, now),
+            Effect::Addresses(_) => self.on_addresses(cause),
+        }
+    }
+
+    fn on_appeared(&mut self, index: Ifindex, cause: CauseId, now: Time) {
+        let Some(link) = self.observed.link(index) else {
+            return;
+        };
+        let (name, managed) = (link.name, port::is_managed(&self.desired, link));
+        if managed {
+            self.adopt_tap(index, name, cause, now);
+        } else {
+            self.mark_watchers(&name, cause);
+        }
+    }
+
+    fn on_changed(&mut self, before: &Link, cause: CauseId, now: Time) {
+        let Some(link) = self.observed.link(before.index) else {
+            return;
+        };
+        let (index, name) = (link.index, link.name);
+        let managed = port::is_managed(&self.desired, link);
+        let renamed = before.name != name;
+        let left_or_joined = before.master != link.master;
+        let prunable = Mark::read(link.alias.as_deref()).is_made();
+        if let Some(tap) = self.taps.get_mut(&index) {
+            if renamed {
+                tap.name = name;
+                // A new name is a new question.
+                tap.verdict = super::state::Asked::Never;
+            }
+            self.mark_tap(index, cause);
+        } else if managed {
+            self.adopt_tap(index, name, cause, now);
+        }
+        if renamed {
+            self.mark_watchers(&before.name, cause);
+        }
+        self.mark_watchers(&name, cause);
+        if left_or_joined && before.master.is_some() {
+            self.port_left(before.master, cause);
+        }
+        if prunable && self.in_sync {
+            self.schedule_prune(now);
+        }
+    }
+
+    fn on_gone(&mut self, link: &Link, cause: CauseId, now: Time) {
+        if let Some(tap) = self.taps.remove(&link.index) {
+            let label = PortLabel {
+                index: link.index,
+                name: tap.name,
+                network: tap.intent.network().cloned(),
+            };
+            if let Some(id) = tap.intent.network() {
+                self.release(&id.clone(), link.index, now);
+            }
+            if let Some(at) = tap.retry_at {
+                self.timers.remove(&(at, Key::Port(link.index)));
+            }
+            self.note(now, cause, What::TapGone { port: label });
+        }
+        self.idle.remove(&link.index);
+        self.mark_watchers(&link.name, cause);
+        self.port_left(link.master, cause);
+        // Ports of a bridge that is gone were told in the mirror; their taps are looked at again.
+        let orphaned: Vec<Ifindex> = self
+            .taps
+            .iter()
+            .filter(|(_, tap)| tap.wired == Some(link.index))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in orphaned {
+            self.mark_tap(index, cause);
+        }
+    }
+
+    /// A place became free on a bridge: taps that found it full try again.
+    fn port_left(&mut self, master: Option<Ifindex>, cause: CauseId) {
+        let Some(master) = master else { return };
+        let waiting: Vec<Ifindex> = self
+            .segments
+            .values()
+            .filter(|s| s.bridge == Some(master))
+            .flat_map(|s| s.users.iter().copied())
+            .filter(|index| {
+                self.taps
+                    .get(index)
+                    .is_some_and(|tap| matches!(tap.state, PortState::Failed { .. }))
+            })
+            .collect();
+        for index in waiting {
+            self.mark_tap(index, cause);
+        }
+    }
+
+    /// An address came or went: VXLAN networks may wait for their local address, flat ones may have to move one.
+    fn on_addresses(&mut self, cause: CauseId) {
+        let leaning: Vec<NetworkId> = self
+            .segments
+            .keys()
+            .filter(|id| {
+                self.desired.network(id).is_some_and(|n| {
+                    matches!(
+                        n.segment,
+                        crate::model::Segment::Vxlan { .. } | crate::model::Segment::Flat { .. }
+                    )
+                })
+            })
+            .cloned()
+            .collect();
+        for id in leaning {
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
+        let networks: Vec<NetworkId> = self.watched.get(name).into_iter().flatten().cloned().collect();
+        for id in networks {
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    fn adopt_tap(&mut self, index: Ifindex, name: LinkName, cause: CauseId, now: Time) {
+        self.taps.insert(index, Tap::new(name, now));
+        let port = PortLabel {
+            index,
+            name,
+            network: None,
+        };
+        self.note(now, cause, What::TapAppeared { port });
+        self.mark_tap(index, cause);
+    }
+
+    pub(super) fn on_snapshot(&mut self, snapshot: Snapshot, cause: CauseId, now: Time) {
+        let lost_again = matches!(self.mirror, Mirror::Dumping { lost_again: true, .. });
+        let listed: BTreeSet<Ifindex> = snapshot.links.iter().map(|link| link.index).collect();
+        for link in self.observed.retain(&listed) {
+            self.on_gone(&link, cause, now);
+        }
+        for link in snapshot.links {
+            // The same index with another kind or address is another device: its events were lost.
+            let reused = self.observed.link(link.index).is_some_and(|known| {
+                known.kind.name() != link.kind.name() || (known.name != link.name && known.mac != link.mac)
+            });
+            if reused {
+                self.on_kernel(Change::Removed(link.index), cause, now);
+            }
+            self.on_kernel(Change::Upsert(link), cause, now);
+        }
+        if self.observed.replace_addresses(snapshot.addresses) {
+            self.on_addresses(cause);
+        }
+        // What the mirror does not hold is read again where it is used.
+        for segment in self.segments.values_mut() {
+            segment.forwarding = None;
+        }
+        self.forget_failures();
+        self.ask_everything_again();
+        self.mark_everything(cause);
+        self.pass_open = true;
+        self.mirror = if lost_again {
+            Mirror::Stale {
+                not_before: now.plus(super::RESYNC_PAUSE),
+                first: false,
+            }
+        } else {
+            Mirror::Current
+        };
+        if lost_again {
+            self.counters.resyncs += 1;
+        }
+    }
+
+    /// A full pass tries everything again, also what this kernel could not do before (a module may be there now).
+    fn forget_failures(&mut self) {
+        for segment in self.segments.values_mut() {
+            segment.retry_at = None;
+        }
+        for tap in self.taps.values_mut() {
+            if !matches!(tap.state, PortState::Conflict { .. }) {
+                tap.retry_at = None;
+            }
+        }
+        let taps = &self.taps;
+        self.timers.retain(|(_, key)| match key {
+            Key::Port(index) => taps.get(index).is_some_and(|tap| tap.retry_at.is_some()),
+            Key::Network(_) | Key::Orphan(_) => false,
+        });
+    }
+
+    pub(super) fn replace_desired(&mut self, desired: Desired, cause: CauseId, now: Time) {
+        let changed = self.desired.changed_networks(&desired);
+        self.desired = desired;
+        for id in changed {
+            self.network_changed(&id, cause, now);
+        }
+        // `[taps]` and mappings: whoever is ours now, and whoever was.
+        let known: Vec<(Ifindex, LinkName)> = self
+            .observed
+            .links()
+            .filter(|link| port::is_managed(&self.desired, link) && !self.taps.contains_key(&link.index))
+            .map(|link| (link.index, link.name))
+            .collect();
+        for (index, name) in known {
+            self.adopt_tap(index, name, cause, now);
+        }
+        let taps: Vec<Ifindex> = self.taps.keys().copied().collect();
+        for index in taps {
+            self.ask_port_again(index);
+            self.mark_tap(index, cause);
+        }
+        self.start_prewarmed(now);
+    }
+
+    pub(super) fn network_changed(&mut self, id: &NetworkId, cause: CauseId, now: Time) {
+        if let Some(segment) = self.segments.get_mut(id) {
+            segment.failures = 0;
+            segment.moving = None;
+        } else if self.desired.network(id).is_some_and(|n| n.prewarm) {
+            self.segments.insert(id.clone(), SegmentEntry::new(now));
+        }
+        self.rewatch(id);
+        self.ask_network_again(id);
+        self.mark_segment(id, cause);
+        // Also taps that were mapped to it before it was told.
+        let mapped: Vec<Ifindex> = self
+            .taps
+            .iter()
+            .filter(|(_, tap)| tap.intent.network() == Some(id))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in mapped {
+            self.ask_port_again(index);
+            self.mark_tap(index, cause);
+        }
+        if self.in_sync {
+            self.schedule_prune(now);
+        }
+    }
+
+    pub(super) fn mapping_changed(&mut self, selector: &TapSelector, cause: CauseId) {
+        let concerned: Vec<Ifindex> = self
+            .taps
+            .iter()
+            .filter(|(_, tap)| match selector {
+                TapSelector::Exact(name) => tap.name == *name,
+                TapSelector::Pattern(pattern) => pattern.matches(&tap.name),
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in concerned {
+            self.ask_port_again(index);
+            self.mark_tap(index, cause);
+        }
+    }
+
+    pub(super) fn start_prewarmed(&mut self, now: Time) {
+        let ids: Vec<NetworkId> = self
+            .desired
+            .networks()
+            .filter(|n| n.prewarm && !self.segments.contains_key(&n.id))
+            .map(|n| n.id.clone())
+            .collect();
+        let cause = CauseId(self.causes);
+        for id in ids {
+            self.segments.insert(id.clone(), SegmentEntry::new(now));
+            self.rewatch(&id);
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    /// Registers the names of the links that a segment leans on.
+    pub(super) fn rewatch(&mut self, id: &NetworkId) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        let names = self
+            .desired
+            .network(id)
+            .map(|n| segment::link_names(&self.desired, n))
+            .unwrap_or_default();
+        if names == entry.watched {
+            return;
+        }
+        for old in std::mem::replace(&mut entry.watched, names.clone()) {
+            if let Some(networks) = self.watched.get_mut(&old) {
+                networks.remove(id);
+                if networks.is_empty() {
+                    self.watched.remove(&old);
+                }
+            }
+        }
+        for name in names {
+            self.watched.entry(name).or_default().insert(id.clone());
+        }
+    }
+}

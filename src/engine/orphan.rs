@@ -1,0 +1,337 @@
+//! Devices of ours that nothing needs: found in full passes and after changes, removed after a grace period.
+//!
+//! Only what we made (its `ifalias` says so, `model::owned`), only when every source has told what it has, only after
+//! `prune_after` without a user, and everything is checked again in the step that deletes. A flat network's bridge
+//! first gives the host its addresses back. Never while a tap waits: a bridge's deletion takes the kernel 30 ms.
+
+use super::Engine;
+use super::event::{Action, Failure};
+use super::note::What;
+use super::relocation::{GiveBack, SLOW_RETRY, end_of};
+use super::state::Moving;
+use crate::desired::segment::link_names;
+use crate::model::owned::Mark;
+use crate::model::{Ifindex, Link, LinkKind, LinkName, Time};
+use crate::plan::address_move::{Carried, plan_move, verify};
+use crate::plan::op::{LinkChange, Master, Op};
+use crate::plan::segment::reference;
+use crate::plan::{CauseId, Key, Plan, Step};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Changes come in bunches; one look serves them all.
+const GATHER: Duration = Duration::from_secs(1);
+
+impl Engine {
+    pub(super) fn schedule_prune(&mut self, now: Time) {
+        if self.prune_after.is_some() {
+            let at = now.plus(GATHER);
+            self.prune_check_at = Some(self.prune_check_at.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// Called when nothing else is to be done.
+    pub(super) fn look_at_orphans(&mut self, now: Time) -> Option<Action> {
+        if !self.in_sync || self.give_back.is_some() {
+            return self.continue_give_back();
+        }
+        let prune_after = self.prune_after?;
+        if self.prune_check_at.is_none_or(|at| at > now) {
+            return None;
+        }
+        let needed = self.needed_names();
+        let orphans: Vec<Ifindex> = self
+            .observed
+            .links()
+            .filter(|link| Mark::read(link.alias.as_deref()).is_made() && !needed.contains(&link.name))
+            .filter(|link| is_root(self, link, &needed))
+            .map(|link| link.index)
+            .collect();
+        self.idle.retain(|index, _| orphans.contains(index));
+        for index in &orphans {
+            self.idle.entry(*index).or_insert(now);
+        }
+        let due: Vec<Ifindex> = self
+            .idle
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= prune_after)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in due {
+            match self.remove_orphan(index) {
+                Some(action) => {
+                    // The next one is looked at when this one is done.
+                    self.prune_check_at = Some(now);
+                    return Some(action);
+                }
+                None => {
+                    // In use after all: its time begins anew.
+                    self.idle.insert(index, now);
+                }
+            }
+        }
+        self.prune_check_at = self.idle.values().min().map(|since| since.plus(prune_after));
+        None
+    }
+
+    /// Names of all devices that networks in use lean on.
+    fn needed_names(&self) -> BTreeSet<LinkName> {
+        self.segments
+            .iter()
+            .filter_map(|(id, segment)| {
+                let network = self.desired.network(id)?;
+                (!segment.users.is_empty() || network.prewarm).then_some(network)
+            })
+            .flat_map(|network| link_names(&self.desired, network))
+            .collect()
+    }
+
+    fn remove_orphan(&mut self, index: Ifindex) -> Option<Action> {
+        let link = self.observed.link(index)?;
+        let uplink = recorded_uplink(self, link);
+        let ports: Vec<&Link> = self.observed.ports_of(index).collect();
+        let is_ours = |port: &&Link| {
+            Some(port.index) == uplink
+                || (matches!(port.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_))
+                    && Mark::read(port.alias.as_deref()).is_made())
+        };
+        if !ports.iter().all(is_ours) {
+            return None;
+        }
+        if let Some(uplink) = uplink {
+            let enslaved = self
+                .observed
+                .link(uplink)
+                .is_some_and(|l| l.master == Some(index));
+            if enslaved || self.observed.has_address(index) {
+                self.give_back = Some(GiveBack {
+                    bridge: index,
+                    uplink,
+                    stage: Moving::Reading,
+                });
+                return Some(Action::ReadCarried {
+                    key: Key::Orphan(index),
+                    devices: vec![index, uplink],
+                });
+            }
+        }
+        if self.observed.has_address(index) {
+            // Somebody's addresses, and no interface recorded that they would belong to.
+            return None;
+        }
+        let mut steps: Vec<Step> = ports
+            .iter()
+            .filter(|port| Some(port.index) != uplink)
+            .map(|port| {
+                Op::DeleteLink {
+                    link: reference(port),
+                }
+                .into()
+            })
+            .collect();
+        steps.push(
+            Op::DeleteLink {
+                link: reference(link),
+            }
+            .into(),
+        );
+        Some(Action::Execute(Plan {
+            key: Key::Orphan(index),
+            cause: CauseId(self.causes),
+            steps,
+        }))
+    }
+
+    fn continue_give_back(&mut self) -> Option<Action> {
+        let give_back = self.give_back.as_ref()?;
+        let (bridge, uplink) = (give_back.bridge, give_back.uplink);
+        if self.observed.link(bridge).is_none() || self.observed.link(uplink).is_none() {
+            self.give_back = None;
+            return None;
+        }
+        match give_back.stage {
+            Moving::Verifying(_) => Some(Action::ReadCarried {
+                key: Key::Orphan(bridge),
+                devices: vec![bridge, uplink],
+            }),
+            Moving::Reading | Moving::Restoring(_) | Moving::Finishing => None,
+        }
+    }
+}
+
+/// Not hanging below another orphan, with which it goes.
+fn is_root(engine: &Engine, link: &Link, needed: &BTreeSet<LinkName>) -> bool {
+    if link.is_bridge() {
+        return true;
+    }
+    match link.master.and_then(|master| engine.observed.link(master)) {
+        Some(bridge) => needed.contains(&bridge.name) && !Mark::read(bridge.alias.as_deref()).is_made(),
+        None => true,
+    }
+}
+
+fn recorded_uplink(engine: &Engine, bridge: &Link) -> Option<Ifindex> {
+    let name = Mark::read(bridge.alias.as_deref()).owner()?.uplink?;
+    let name = LinkName::new(name).ok()?;
+    engine.observed.by_name(&name).map(|l| l.index)
+}
+
+pub(super) fn on_carried(
+    engine: &mut Engine,
+    bridge: Ifindex,
+    have: Result<Vec<Carried>, Failure>,
+    now: Time,
+) {
+    let Some(give_back) = engine.give_back.take().filter(|g| g.bridge == bridge) else {
+        return;
+    };
+    let carried = have.map(|have| <[Carried; 2]>::try_from(have).unwrap_or_default());
+    let (Ok([on_bridge, on_uplink]), Some(from), Some(to)) =
+        (carried, end_of(engine, bridge), end_of(engine, give_back.uplink))
+    else {
+        postpone(engine, bridge, now);
+        return;
+    };
+    let cause = CauseId(engine.causes);
+    let plan = match give_back.stage {
+        Moving::Reading => {
+            let movement = match plan_move(from, to, &on_bridge) {
+                Ok(movement) => movement,
+                Err(error) => {
+                    let what = What::Failed {
+                        op: "give addresses back".to_owned(),
+                        error: error.to_string(),
+                        port: None,
+                        network: None,
+                    };
+                    engine.note(now, cause, what);
+                    postpone(engine, bridge, now);
+                    return;
+                }
+            };
+            let (Some(bridge_link), Some(uplink_link)) = (
+                engine.observed.link(bridge),
+                engine.observed.link(give_back.uplink),
+            ) else {
+                return;
+            };
+            let uplink = reference(uplink_link);
+            let set = |master| Op::SetLink {
+                link: uplink,
+                change: LinkChange {
+                    master: Some(master),
+                    ..LinkChange::default()
+                },
+            };
+            let mut steps = Vec::new();
+            // We silenced it when it became a port.
+            if uplink_link.ipv6_disabled == Some(true) {
+                steps.push(Step {
+                    op: Op::DisableIpv6 {
+                        link: uplink,
+                        disable: false,
+                    },
+                    undo: Some(Op::DisableIpv6 {
+                        link: uplink,
+                        disable: true,
+                    }),
+                });
+            }
+            steps.extend(movement.restore.iter().cloned());
+            if uplink_link.master == Some(bridge) {
+                steps.push(Step {
+                    op: set(Master::Clear),
+                    undo: Some(set(Master::Set(reference(bridge_link)))),
+                });
+            }
+            engine.give_back = Some(GiveBack {
+                stage: Moving::Restoring(Box::new(movement)),
+                ..give_back
+            });
+            steps
+        }
+        Moving::Verifying(movement) => match verify(&movement.expected, &on_uplink) {
+            Ok(()) => {
+                let what = What::AddressesMoved {
+                    from: from.name,
+                    to: to.name,
+                    addresses: movement.expected.addresses.len(),
+                    routes: movement.expected.routes.len(),
+                };
+                engine.note(now, cause, what);
+                let steps = movement.remove.into_iter().map(Step::from).collect();
+                engine.give_back = Some(GiveBack {
+                    stage: Moving::Finishing,
+                    ..give_back
+                });
+                steps
+            }
+            Err(missing) => {
+                let what = What::Failed {
+                    op: "give addresses back".to_owned(),
+                    error: missing,
+                    port: None,
+                    network: None,
+                };
+                engine.note(now, cause, what);
+                // Both have them now; the host is reachable. Tried again later.
+                postpone(engine, bridge, now);
+                return;
+            }
+        },
+        Moving::Restoring(_) | Moving::Finishing => return,
+    };
+    engine.pending_plans.push_back(Plan {
+        key: Key::Orphan(bridge),
+        cause,
+        steps: plan,
+    });
+}
+
+pub(super) fn step_done(engine: &mut Engine, index: Ifindex, now: Time) {
+    match engine.give_back.take() {
+        Some(GiveBack {
+            stage: Moving::Restoring(movement),
+            bridge,
+            uplink,
+        }) => {
+            engine.give_back = Some(GiveBack {
+                stage: Moving::Verifying(movement),
+                bridge,
+                uplink,
+            });
+        }
+        // Given back: the bridge itself goes with the next look.
+        Some(_) => engine.prune_check_at = Some(now),
+        // The deletion itself was noted when the device went.
+        None => {
+            engine.idle.remove(&index);
+        }
+    }
+}
+
+pub(super) fn step_failed(
+    engine: &mut Engine,
+    index: Ifindex,
+    op: String,
+    failure: &Failure,
+    cause: CauseId,
+    now: Time,
+) {
+    engine.give_back = None;
+    let what = What::Failed {
+        op,
+        error: failure.message.clone(),
+        port: None,
+        network: None,
+    };
+    engine.note(now, cause, what);
+    postpone(engine, index, now);
+}
+
+fn postpone(engine: &mut Engine, index: Ifindex, now: Time) {
+    let wait = engine.prune_after.unwrap_or(SLOW_RETRY).max(SLOW_RETRY);
+    // `idle` counts from a moment that makes it due after `wait`.
+    engine.idle.insert(index, now);
+    engine.prune_check_at = Some(now.plus(wait));
+}

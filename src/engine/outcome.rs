@@ -1,0 +1,233 @@
+//! What the kernel answered to a plan.
+
+use super::event::{Applied, Done, Failure, FailureClass};
+use super::note::What;
+use super::state::{PortLabel, PortState};
+use super::{Engine, acknowledge, backoff, orphan, relocation};
+use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
+use crate::plan::op::{ListAction, Op};
+use crate::plan::{CauseId, Key};
+
+impl Engine {
+    pub(super) fn on_done(&mut self, done: Done, now: Time) {
+        let cause = done.plan.cause;
+        let mut failed: Option<(usize, Failure)> = None;
+        for (at, (step, result)) in done.plan.steps.iter().zip(&done.results).enumerate() {
+            self.counters.ops += 1;
+            match &result.outcome {
+                Ok(applied) => {
+                    let created = match applied {
+                        Applied::Done => None,
+                        Applied::Created(link) | Applied::AlreadyThere(link) => Some((**link).clone()),
+                    };
+                    let effect = acknowledge::acknowledge(&mut self.observed, &step.op, created);
+                    // A device made or deleted concerns others as its event would; a changed one is our own news.
+                    match effect {
+                        crate::observed::Effect::Gone(ref link)
+                            if matches!(done.plan.key, Key::Orphan(_)) =>
+                        {
+                            self.note(now, cause, What::Pruned { device: link.name });
+                            self.on_effect(effect, cause, now);
+                        }
+                        crate::observed::Effect::Appeared(_) | crate::observed::Effect::Gone(_) => {
+                            self.on_effect(effect, cause, now);
+                        }
+                        _ => self.remember(&done.plan.key, &step.op),
+                    }
+                }
+                Err(failure) => {
+                    self.counters.op_errors += 1;
+                    failed = Some((at, failure.clone()));
+                }
+            }
+        }
+        for error in done.undo_failures {
+            let what = What::Failed {
+                op: "undo".to_owned(),
+                error,
+                port: None,
+                network: None,
+            };
+            self.note(now, cause, what);
+        }
+        let op_text = |at: usize| {
+            done.plan
+                .steps
+                .get(at)
+                .map_or_else(String::new, |step| step.op.to_string())
+        };
+        let complete = done.results.len() == done.plan.steps.len();
+        match (&done.plan.key, failed) {
+            (Key::Port(index), None) => self.port_done(*index, complete, cause, now),
+            (Key::Port(index), Some((at, failure))) => {
+                let op = done.plan.steps.get(at).map(|step| step.op.clone());
+                self.port_failed(*index, op, &failure, now);
+            }
+            (Key::Network(id), None) => {
+                relocation::step_done(self, id);
+                self.mark_segment(id, cause);
+            }
+            (Key::Network(id), Some((at, failure))) => {
+                relocation::step_failed(self, id);
+                self.on_segment_failure(id, &failure, op_text(at), now);
+            }
+            (Key::Orphan(index), None) => orphan::step_done(self, *index, now),
+            (Key::Orphan(index), Some((at, failure))) => {
+                orphan::step_failed(self, *index, op_text(at), &failure, cause, now);
+            }
+        }
+    }
+
+    /// What the mirror of links does not hold.
+    fn remember(&mut self, key: &Key, op: &Op) {
+        match (key, op) {
+            (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {
+                if let Some((device, have)) = self.segments.get_mut(id).and_then(|s| s.forwarding.as_mut())
+                    && link.index == Some(*device)
+                {
+                    have.acknowledge(op);
+                }
+            }
+            (
+                Key::Port(index),
+                Op::Fdb {
+                    action,
+                    entry: FdbEntry { mac, .. },
+                    ..
+                },
+            ) => {
+                if let Some(tap) = self.taps.get_mut(index) {
+                    tap.fdb.retain(|known| known != mac);
+                    if *action != ListAction::Delete {
+                        tap.fdb.push(*mac);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn port_done(&mut self, index: Ifindex, complete: bool, cause: CauseId, now: Time) {
+        let Some(tap) = self.taps.get(&index) else { return };
+        let want = match &tap.intent {
+            crate::desired::port::PortIntent::Attach(want) if complete => Some(want.clone()),
+            _ => None,
+        };
+        let bridge = want
+            .as_ref()
+            .and_then(|want| self.segments.get(&want.network))
+            .and_then(|s| s.bridge)
+            .filter(|bridge| {
+                self.observed
+                    .link(index)
+                    .is_some_and(|l| l.master == Some(*bridge))
+            });
+        match (want, bridge) {
+            (Some(want), Some(bridge)) => self.settle_attached(index, bridge, want.admin_state_up, now),
+            // Detached on purpose, or overtaken by events: look again.
+            _ => self.mark_tap(index, cause),
+        }
+    }
+
+    fn port_failed(&mut self, index: Ifindex, op: Option<Op>, failure: &Failure, now: Time) {
+        let epoch = self.epoch;
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        tap.touched = epoch;
+        let cause = tap.cause;
+        if failure.class == FailureClass::Gone {
+            // Its event is on the way, or the bridge's is: looked at again when that is in.
+            self.mark_tap(index, cause);
+            return;
+        }
+        if failure.class == FailureClass::Refused
+            && let Some(Op::SetLink { change, .. }) = &op
+            && let Some(mtu) = change.mtu
+            && tap.refused_mtu != Some(mtu)
+        {
+            tap.refused_mtu = Some(mtu);
+            self.mark_tap(index, cause);
+            self.note_failure(index, op.as_ref(), failure, cause, now);
+            return;
+        }
+        tap.failures += 1;
+        let pause = backoff::after_failures(tap.failures, u64::from(index.get()));
+        let text = op.as_ref().map_or_else(String::new, ToString::to_string);
+        let retry_at = (failure.class != FailureClass::Unsupported).then(|| now.plus(pause));
+        match retry_at {
+            Some(at) => self.retry_tap(index, at),
+            None => {
+                if let Some(tap) = self.taps.get_mut(&index) {
+                    tap.retry_at = Some(Time(u64::MAX));
+                }
+            }
+        }
+        self.note_failure(index, op.as_ref(), failure, cause, now);
+        let error = format!("{text}: {}", failure.message).into();
+        self.set_port_state(index, PortState::Failed { error, retry_at }, now);
+    }
+
+    fn note_failure(
+        &mut self,
+        index: Ifindex,
+        op: Option<&Op>,
+        failure: &Failure,
+        cause: CauseId,
+        now: Time,
+    ) {
+        let Some(tap) = self.taps.get(&index) else { return };
+        // The first of a row is said; the state shows the others.
+        if tap.failures > 1 {
+            return;
+        }
+        let port = Some(PortLabel {
+            index,
+            name: tap.name,
+            network: tap.intent.network().cloned(),
+        });
+        let op = op.map_or_else(String::new, ToString::to_string);
+        self.note(
+            now,
+            cause,
+            What::Failed {
+                op,
+                error: failure.message.clone(),
+                port,
+                network: None,
+            },
+        );
+    }
+
+    pub(super) fn on_segment_failure(&mut self, id: &NetworkId, failure: &Failure, op: String, now: Time) {
+        let epoch = self.epoch;
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        entry.touched = epoch;
+        entry.forwarding = None;
+        let (cause, failures) = (entry.cause, entry.failures);
+        if failure.class == FailureClass::Gone && failures == 0 {
+            // One immediate look; a second failure in a row waits like any other.
+            entry.failures = 1;
+            self.mark_segment(id, cause);
+            return;
+        }
+        if failures <= 1 {
+            let what = What::Failed {
+                op: op.clone(),
+                error: failure.message.clone(),
+                port: None,
+                network: Some(id.clone()),
+            };
+            self.note(now, cause, what);
+        }
+        let seed = id
+            .as_str()
+            .bytes()
+            .fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
+        let pause = backoff::after_failures(failures.max(1), seed);
+        let retry = (failure.class != FailureClass::Unsupported).then_some(pause);
+        self.fail_segment(id, format!("{op}: {}", failure.message), retry, now);
+    }
+}

@@ -1,0 +1,254 @@
+//! A flat network's interface becomes a port of its bridge, with its addresses; and comes back with them.
+//!
+//! The stages: read what the devices carry; carry out one transaction that enslaves the interface and tells
+//! everything to the bridge (each step with its undo, so a failure in the middle leaves the host as it was); read
+//! again and compare; only then remove the old ones. A mismatch takes the new ones away again. A failed move is
+//! retried slowly; a daemon that dies half-way finds addresses on both devices and simply goes on.
+
+use super::Engine;
+use super::event::{Action, Failure};
+use super::note::What;
+use super::state::Moving;
+use crate::desired::segment::{SegmentWant, UplinkWant};
+use crate::model::{Ifindex, NetworkId, Time};
+use crate::plan::address_move::{AddressMove, Carried, End, carries_anything, plan_move, verify};
+use crate::plan::op::{LinkChange, Master, Op};
+use crate::plan::segment::reference;
+use crate::plan::{CauseId, Key, Plan, Step};
+use std::time::Duration;
+
+/// A failed move is not tried again before this: each try touches the host's own reachability.
+pub(super) const SLOW_RETRY: Duration = Duration::from_secs(30);
+
+/// The way back: from a bridge that nothing needs to the interface recorded in its alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GiveBack {
+    pub bridge: Ifindex,
+    pub uplink: Ifindex,
+    pub stage: Moving,
+}
+
+pub(super) fn end_of(engine: &Engine, index: Ifindex) -> Option<End> {
+    engine.observed.link(index).map(|l| End {
+        name: l.name,
+        index,
+        mac: l.mac,
+    })
+}
+
+/// The next stage of making `want`'s interface a port of `bridge`.
+pub(super) fn enslave_flat(
+    engine: &mut Engine,
+    id: &NetworkId,
+    want: &SegmentWant,
+    bridge: Ifindex,
+) -> Option<Action> {
+    let UplinkWant::Flat { index, .. } = want.uplink else {
+        return None;
+    };
+    let entry = engine.segments.get_mut(id)?;
+    match entry.moving {
+        None => {
+            entry.moving = Some(Moving::Reading);
+            Some(Action::ReadCarried {
+                key: Key::Network(id.clone()),
+                devices: vec![index, bridge],
+            })
+        }
+        Some(Moving::Verifying(_)) => Some(Action::ReadCarried {
+            key: Key::Network(id.clone()),
+            devices: vec![index, bridge],
+        }),
+        // Under way: the answer comes as an event.
+        Some(Moving::Reading | Moving::Restoring(_) | Moving::Finishing) => None,
+    }
+}
+
+impl Engine {
+    pub(super) fn on_carried(&mut self, key: &Key, have: Result<Vec<Carried>, Failure>, now: Time) {
+        match key {
+            Key::Network(id) => self.on_network_carried(&id.clone(), have, now),
+            Key::Orphan(index) => super::orphan::on_carried(self, *index, have, now),
+            Key::Port(_) => {}
+        }
+    }
+
+    fn on_network_carried(&mut self, id: &NetworkId, have: Result<Vec<Carried>, Failure>, now: Time) {
+        let Some(stage) = self.segments.get_mut(id).and_then(|entry| entry.moving.take()) else {
+            return;
+        };
+        let Some(cause) = self.segments.get(id).map(|entry| entry.cause) else {
+            return;
+        };
+        let Ok([on_interface, on_bridge]) =
+            have.map(|have| <[Carried; 2]>::try_from(have).unwrap_or_default())
+        else {
+            // A device went away meanwhile; its event marks the segment.
+            self.mark_segment(id, cause);
+            return;
+        };
+        let ends = self.flat_ends(id);
+        let Some((interface, bridge)) = ends else {
+            self.mark_segment(id, cause);
+            return;
+        };
+        let plan = match stage {
+            Moving::Reading => self.restore_plan(id, interface, bridge, &on_interface, cause, now),
+            Moving::Verifying(movement) => {
+                Some(self.finish_plan(id, interface, bridge, *movement, &on_bridge, cause, now))
+            }
+            Moving::Restoring(_) | Moving::Finishing => None,
+        };
+        match plan {
+            Some(plan) => self.pending_plans.push_back(plan),
+            None => self.mark_segment(id, cause),
+        }
+    }
+
+    fn flat_ends(&self, id: &NetworkId) -> Option<(End, End)> {
+        let network = self.desired.network(id)?;
+        let physical = self.desired.physical.get(network.segment.physical()?)?;
+        let interface = self.observed.by_name(&physical.interface?)?.index;
+        let bridge = self.observed.by_name(&self.desired.bridge_name(network)?)?.index;
+        Some((end_of(self, interface)?, end_of(self, bridge)?))
+    }
+
+    /// Enslave, then tell everything to the bridge.
+    fn restore_plan(
+        &mut self,
+        id: &NetworkId,
+        interface: End,
+        bridge: End,
+        carried: &Carried,
+        cause: CauseId,
+        now: Time,
+    ) -> Option<Plan> {
+        let movement = match plan_move(interface, bridge, carried) {
+            Ok(movement) => movement,
+            Err(error) => {
+                self.fail_segment(id, error.to_string(), Some(SLOW_RETRY), now);
+                return None;
+            }
+        };
+        let link = self.observed.link(interface.index)?;
+        let bridge_link = self.observed.link(bridge.index)?;
+        let target = reference(link);
+        let set = |master| Op::SetLink {
+            link: target,
+            change: LinkChange {
+                master: Some(master),
+                ..LinkChange::default()
+            },
+        };
+        let back = match link.master.and_then(|m| self.observed.link(m)) {
+            Some(old) => Master::Set(reference(old)),
+            None => Master::Clear,
+        };
+        let mut steps = Vec::new();
+        let carries = carries_anything(carried, link.mac);
+        if carries && bridge_link.ipv6_disabled == Some(true) {
+            steps.push(Step::from(Op::DisableIpv6 {
+                link: reference(bridge_link),
+                disable: false,
+            }));
+        }
+        if link.master != Some(bridge.index) {
+            steps.push(Step {
+                op: set(Master::Set(reference(bridge_link))),
+                undo: Some(set(back)),
+            });
+        }
+        steps.extend(movement.restore.iter().cloned());
+        let stage = if carries {
+            Moving::Restoring(Box::new(movement))
+        } else {
+            Moving::Finishing
+        };
+        if !carries && link.ipv6_disabled == Some(false) {
+            steps.push(Step::from(Op::DisableIpv6 {
+                link: target,
+                disable: true,
+            }));
+        }
+        self.segments.get_mut(id)?.moving = Some(stage);
+        Some(self.segment_steps(id, cause, steps))
+    }
+
+    /// Compare; remove the old ones, or take the new ones away again.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the two ends, the plan and what was found: nothing to bundle"
+    )]
+    fn finish_plan(
+        &mut self,
+        id: &NetworkId,
+        interface: End,
+        bridge: End,
+        movement: AddressMove,
+        on_bridge: &Carried,
+        cause: CauseId,
+        now: Time,
+    ) -> Plan {
+        let steps: Vec<Step> = match verify(&movement.expected, on_bridge) {
+            Ok(()) => {
+                let what = What::AddressesMoved {
+                    from: interface.name,
+                    to: bridge.name,
+                    addresses: movement.expected.addresses.len(),
+                    routes: movement.expected.routes.len(),
+                };
+                self.note(now, cause, what);
+                let quiet = self
+                    .observed
+                    .link(interface.index)
+                    .filter(|l| l.ipv6_disabled == Some(false));
+                let quiet = quiet.map(|l| Op::DisableIpv6 {
+                    link: reference(l),
+                    disable: true,
+                });
+                movement.remove.into_iter().chain(quiet).map(Step::from).collect()
+            }
+            Err(missing) => {
+                self.fail_segment(
+                    id,
+                    format!("moving addresses to {}: {missing}", bridge.name),
+                    Some(SLOW_RETRY),
+                    now,
+                );
+                movement
+                    .restore
+                    .into_iter()
+                    .rev()
+                    .filter_map(|step| step.undo)
+                    .map(Step::from)
+                    .collect()
+            }
+        };
+        if let Some(entry) = self.segments.get_mut(id) {
+            entry.moving = Some(Moving::Finishing);
+        }
+        self.segment_steps(id, cause, steps)
+    }
+}
+
+/// A plan of this segment went through.
+pub(super) fn step_done(engine: &mut Engine, id: &NetworkId) {
+    let Some(entry) = engine.segments.get_mut(id) else {
+        return;
+    };
+    match entry.moving.take() {
+        Some(Moving::Restoring(movement)) => entry.moving = Some(Moving::Verifying(movement)),
+        Some(Moving::Finishing) | None => {}
+        Some(other) => entry.moving = Some(other),
+    }
+}
+
+/// A plan of this segment failed; the executor has undone what it could.
+pub(super) fn step_failed(engine: &mut Engine, id: &NetworkId) {
+    if let Some(entry) = engine.segments.get_mut(id)
+        && entry.moving.take().is_some()
+    {
+        // The next try starts from reading, and not soon.
+        entry.failures = entry.failures.max(6);
+    }
+}

@@ -1,0 +1,326 @@
+//! One network's bridge, uplink and forwarding entries: from how they are to how they should be.
+//!
+//! The stages of one look, each of which may return an action and be entered again after its answer: policy's
+//! verdict, the plan for bridge and uplink, the move of a flat interface's addresses (`relocation`), the forwarding
+//! entries. Only when nothing is left to do is the segment ready, and its taps are looked at.
+
+use super::event::{Action, Failure};
+use super::state::{Asked, SegmentState};
+use super::{Engine, relocation};
+use crate::desired::fdb::derive_forwarding;
+use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
+use crate::desired::verdict::NetworkVerdict;
+use crate::engine::note::What;
+use crate::model::{Ifindex, NetworkId, Time};
+use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
+use crate::plan::segment::{plan_segment, reference};
+use crate::plan::{CauseId, Conflict, Key, Plan, Step};
+
+impl Engine {
+    pub(super) fn look_at_segment(&mut self, id: &NetworkId, now: Time) -> Option<Action> {
+        let entry = self.segments.get_mut(id)?;
+        entry.dirty = false;
+        let cause = entry.cause;
+        let Some(network) = self.desired.network(id) else {
+            return self.drop_segment(id, cause, now);
+        };
+        if entry.users.is_empty() && !network.prewarm {
+            self.set_segment_state(id, SegmentState::Idle, now);
+            return None;
+        }
+        if entry.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        if self.policy.networks && entry.verdict.needs_asking() {
+            self.tickets += 1;
+            let ticket = self.tickets;
+            entry.verdict.ask(ticket);
+            return Some(Action::AskNetwork {
+                network: id.clone(),
+                ticket,
+            });
+        }
+        if entry.verdict.is_first_wait() {
+            return None;
+        }
+        let verdict = entry.verdict.verdict();
+        let want = match derive_segment(&self.desired, &self.observed, network, verdict) {
+            Ok(want) => want,
+            Err(waiting) => {
+                self.set_segment_state(
+                    id,
+                    SegmentState::Pending {
+                        reason: waiting.to_string().into(),
+                    },
+                    now,
+                );
+                self.mark_users(id, cause);
+                return None;
+            }
+        };
+        let plan = match plan_segment(&want, &self.observed) {
+            Ok(plan) => plan,
+            Err(Conflict { reason, .. }) => {
+                self.set_segment_state(
+                    id,
+                    SegmentState::Conflict {
+                        reason: reason.into(),
+                    },
+                    now,
+                );
+                self.mark_users(id, cause);
+                return None;
+            }
+        };
+        if !plan.ops.is_empty() {
+            if self
+                .segments
+                .get(id)
+                .is_some_and(|s| s.state == SegmentState::Ready)
+            {
+                self.note(
+                    now,
+                    cause,
+                    What::Drift {
+                        device: want.bridge.name,
+                        network: Some(id.clone()),
+                    },
+                );
+            }
+            self.set_segment_state(id, SegmentState::Configuring, now);
+            return Some(Action::Execute(self.segment_plan(id, cause, plan.ops)));
+        }
+        let bridge = self.observed.by_name(&want.bridge.name)?.index;
+        if plan.enslave.is_some() || self.segments.get(id).is_some_and(|s| s.moving.is_some()) {
+            self.set_segment_state(id, SegmentState::Configuring, now);
+            return relocation::enslave_flat(self, id, &want, bridge);
+        }
+        if let UplinkWant::Vxlan { name, .. } = &want.uplink {
+            let device = self.observed.by_name(name)?.index;
+            if let Some(action) = self.look_at_forwarding(id, device, cause) {
+                return Some(action);
+            }
+        }
+        self.settle_ready(id, &want, bridge, cause, now);
+        None
+    }
+
+    fn look_at_forwarding(&mut self, id: &NetworkId, device: Ifindex, cause: CauseId) -> Option<Action> {
+        let network = self.desired.network(id)?;
+        let entry = self.segments.get(id)?;
+        let ports = entry
+            .users
+            .iter()
+            .filter_map(|index| self.taps.get(index)?.verdict.verdict());
+        let want = derive_forwarding(&self.desired, network, entry.verdict.verdict(), ports);
+        match &entry.forwarding {
+            Some((read, have)) if *read == device => {
+                let link = reference(self.observed.link(device)?);
+                let ops = plan_forwarding(&want, have, link);
+                if ops.is_empty() {
+                    return None;
+                }
+                Some(Action::Execute(self.segment_plan(id, cause, ops)))
+            }
+            _ => Some(Action::ReadForwarding {
+                network: id.clone(),
+                device,
+            }),
+        }
+    }
+
+    fn settle_ready(
+        &mut self,
+        id: &NetworkId,
+        want: &SegmentWant,
+        bridge: Ifindex,
+        cause: CauseId,
+        now: Time,
+    ) {
+        let uplink = want
+            .uplink
+            .name()
+            .and_then(|name| self.observed.by_name(&name))
+            .map(|l| l.index);
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        let news =
+            entry.state != SegmentState::Ready || entry.bridge != Some(bridge) || entry.mtu != want.mtu;
+        entry.bridge = Some(bridge);
+        entry.uplink = uplink;
+        entry.mtu = want.mtu;
+        entry.failures = 0;
+        self.set_segment_state(id, SegmentState::Ready, now);
+        if news {
+            self.mark_users(id, cause);
+        }
+    }
+
+    pub(super) fn segment_plan(
+        &mut self,
+        id: &NetworkId,
+        cause: CauseId,
+        ops: Vec<crate::plan::op::Op>,
+    ) -> Plan {
+        self.segment_steps(id, cause, ops.into_iter().map(Step::from).collect())
+    }
+
+    pub(super) fn segment_steps(&mut self, id: &NetworkId, cause: CauseId, steps: Vec<Step>) -> Plan {
+        if let Some(entry) = self.segments.get_mut(id) {
+            entry.touched = self.epoch;
+        }
+        Plan {
+            key: Key::Network(id.clone()),
+            cause,
+            steps,
+        }
+    }
+
+    /// The network is not wanted any more: its taps are told, its devices are left to the pruning.
+    fn drop_segment(&mut self, id: &NetworkId, cause: CauseId, now: Time) -> Option<Action> {
+        self.mark_users(id, cause);
+        if let Some(entry) = self.segments.get(id)
+            && entry.users.is_empty()
+        {
+            for name in entry.watched.clone() {
+                if let Some(networks) = self.watched.get_mut(&name) {
+                    networks.remove(id);
+                    if networks.is_empty() {
+                        self.watched.remove(&name);
+                    }
+                }
+            }
+            if let Some(at) = entry.retry_at {
+                self.timers.remove(&(at, Key::Network(id.clone())));
+            }
+            self.segments.remove(id);
+        } else {
+            self.set_segment_state(id, SegmentState::Idle, now);
+        }
+        None
+    }
+
+    pub(super) fn set_segment_state(&mut self, id: &NetworkId, state: SegmentState, now: Time) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        if entry.state == state {
+            return;
+        }
+        entry.state = state.clone();
+        entry.since = now;
+        let cause = entry.cause;
+        // Between two requests of one plan nobody needs to hear.
+        if state != SegmentState::Configuring {
+            self.note(
+                now,
+                cause,
+                What::Network {
+                    network: id.clone(),
+                    state,
+                },
+            );
+        }
+    }
+
+    pub(super) fn fail_segment(
+        &mut self,
+        id: &NetworkId,
+        error: String,
+        retry: Option<std::time::Duration>,
+        now: Time,
+    ) {
+        let retry_at = retry.map(|pause| now.plus(pause));
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        entry.failures += 1;
+        let cause = entry.cause;
+        if let Some(old) = std::mem::replace(&mut entry.retry_at, retry_at.or(Some(Time(u64::MAX)))) {
+            self.timers.remove(&(old, Key::Network(id.clone())));
+        }
+        if let Some(at) = retry_at {
+            self.timers.insert((at, Key::Network(id.clone())));
+        }
+        self.set_segment_state(
+            id,
+            SegmentState::Failed {
+                error: error.into(),
+                retry_at,
+            },
+            now,
+        );
+        self.mark_users(id, cause);
+    }
+
+    pub(super) fn on_forwarding(
+        &mut self,
+        id: &NetworkId,
+        device: Ifindex,
+        have: Result<ForwardingHave, Failure>,
+        now: Time,
+    ) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        match have {
+            Ok(have) => {
+                entry.forwarding = Some((device, have));
+                let cause = entry.cause;
+                self.mark_segment(id, cause);
+            }
+            Err(failure) => self.on_segment_failure(id, &failure, "read forwarding entries".to_owned(), now),
+        }
+    }
+
+    pub(super) fn on_network_verdict(&mut self, id: &NetworkId, ticket: u64, verdict: NetworkVerdict) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        if entry.verdict.waits_for(ticket) {
+            entry.verdict = Asked::Answered(verdict);
+            let cause = entry.cause;
+            self.mark_segment(id, cause);
+        }
+    }
+
+    pub(super) fn ask_network_again(&mut self, id: &NetworkId) {
+        if self.policy.networks
+            && let Some(entry) = self.segments.get_mut(id)
+        {
+            entry.verdict.make_stale();
+        }
+    }
+
+    pub(super) fn ask_everything_again(&mut self) {
+        if self.policy.networks {
+            for entry in self.segments.values_mut() {
+                entry.verdict.make_stale();
+            }
+        }
+        if self.policy.ports {
+            for tap in self.taps.values_mut() {
+                tap.verdict.make_stale();
+            }
+        }
+    }
+
+    /// Policy is another one now: what it asks no more falls back to no opinion, the rest is asked again.
+    pub(super) fn forget_verdicts(&mut self) {
+        for entry in self.segments.values_mut() {
+            if self.policy.networks {
+                entry.verdict.make_stale()
+            } else {
+                entry.verdict = Asked::Never
+            }
+        }
+        for tap in self.taps.values_mut() {
+            if self.policy.ports {
+                tap.verdict.make_stale()
+            } else {
+                tap.verdict = Asked::Never
+            }
+        }
+    }
+}

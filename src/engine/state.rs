@@ -1,0 +1,282 @@
+//! What the engine remembers of a tap and of a segment.
+
+use super::backoff::Fight;
+use crate::desired::port::PortIntent;
+use crate::desired::verdict::{NetworkVerdict, PortVerdict};
+use crate::model::{Ifindex, LinkName, Mac, Mtu, NetworkId, Time};
+use crate::plan::CauseId;
+use crate::plan::address_move::AddressMove;
+use crate::plan::forwarding::ForwardingHave;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Where a tap stands (the contract's port states).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortState {
+    /// Waits for something: a mapping, a network, policy.
+    Pending {
+        reason: Box<str>,
+    },
+    /// Operations are under way.
+    Configuring,
+    Attached,
+    /// The kernel said no; tried again at `retry_at`, or (absent) with the next full pass.
+    Failed {
+        error: Box<str>,
+        retry_at: Option<Time>,
+    },
+    /// On somebody else's bridge, or taken from ours again and again.
+    Conflict {
+        bridge: Box<str>,
+        reason: Box<str>,
+    },
+    Denied {
+        plugin: Box<str>,
+        reason: Box<str>,
+    },
+}
+
+impl PortState {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            PortState::Pending { .. } => "pending",
+            PortState::Configuring => "configuring",
+            PortState::Attached => "attached",
+            PortState::Failed { .. } => "failed",
+            PortState::Conflict { .. } => "conflict",
+            PortState::Denied { .. } => "denied",
+        }
+    }
+}
+
+/// Why, in words; empty when there is nothing to say.
+impl fmt::Display for PortState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortState::Pending { reason } | PortState::Conflict { reason, .. } => f.write_str(reason),
+            PortState::Configuring | PortState::Attached => Ok(()),
+            PortState::Failed { error, .. } => f.write_str(error),
+            PortState::Denied { plugin, reason } => write!(f, "denied by plugin {plugin}: {reason}"),
+        }
+    }
+}
+
+/// Where an answer of policy stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Asked<V> {
+    #[default]
+    Never,
+    /// To be asked anew; the old verdict holds until the answer comes.
+    Stale(V),
+    /// Under way; an answer with another ticket is stale. The previous verdict holds until then.
+    Waiting {
+        ticket: u64,
+        previous: Option<V>,
+    },
+    Answered(V),
+}
+
+impl<V> Asked<V> {
+    pub fn verdict(&self) -> Option<&V> {
+        match self {
+            Asked::Never => None,
+            Asked::Waiting { previous, .. } => previous.as_ref(),
+            Asked::Stale(verdict) | Asked::Answered(verdict) => Some(verdict),
+        }
+    }
+    pub fn is_first_wait(&self) -> bool {
+        matches!(self, Asked::Waiting { previous: None, .. })
+    }
+    pub fn needs_asking(&self) -> bool {
+        matches!(self, Asked::Never | Asked::Stale(_))
+    }
+    pub fn waits_for(&self, ticket: u64) -> bool {
+        matches!(self, Asked::Waiting { ticket: t, .. } if *t == ticket)
+    }
+    fn take(&mut self) -> Option<V> {
+        match std::mem::take(self) {
+            Asked::Never => None,
+            Asked::Waiting { previous, .. } => previous,
+            Asked::Stale(verdict) | Asked::Answered(verdict) => Some(verdict),
+        }
+    }
+    /// The input changed: the verdict so far holds until a new one is there.
+    pub fn make_stale(&mut self) {
+        *self = match self.take() {
+            Some(verdict) => Asked::Stale(verdict),
+            None => Asked::Never,
+        };
+    }
+    pub fn ask(&mut self, ticket: u64) {
+        *self = Asked::Waiting {
+            ticket,
+            previous: self.take(),
+        };
+    }
+}
+
+/// One managed tap.
+#[derive(Debug, Clone)]
+pub struct Tap {
+    pub name: LinkName,
+    pub intent: PortIntent,
+    pub state: PortState,
+    /// Beside the state: something true of an attached port that an operator should know.
+    pub remark: Option<Box<str>>,
+    /// When the state last changed.
+    pub since: Time,
+    /// When the first message about it was received (for attach_us).
+    pub seen_at: Time,
+    /// From receiving RTM_NEWLINK to the last acknowledgement, microseconds.
+    pub attach_us: Option<u64>,
+    /// The bridge on which we have seen or put it, as its mapping says.
+    pub wired: Option<Ifindex>,
+    pub admin_state_applied: Option<bool>,
+    /// Static entries that we put on its port.
+    pub fdb: Vec<Mac>,
+    /// An MTU that the kernel refused for it: the attach stands, the MTU is not asked for again.
+    pub refused_mtu: Option<Mtu>,
+    pub failures: u32,
+    pub retry_at: Option<Time>,
+    pub fight: Fight,
+    pub verdict: Asked<PortVerdict>,
+    pub dirty: bool,
+    /// The event that last made it dirty.
+    pub cause: CauseId,
+    /// Epoch in which an operation on it was last carried out.
+    pub touched: u64,
+}
+
+impl Tap {
+    pub fn new(name: LinkName, now: Time) -> Self {
+        Self {
+            name,
+            intent: PortIntent::Unmapped,
+            state: PortState::Pending {
+                reason: "not looked at yet".into(),
+            },
+            remark: None,
+            since: now,
+            seen_at: now,
+            attach_us: None,
+            wired: None,
+            admin_state_applied: None,
+            fdb: Vec::new(),
+            refused_mtu: None,
+            failures: 0,
+            retry_at: None,
+            fight: Fight::default(),
+            verdict: Asked::Never,
+            dirty: false,
+            cause: CauseId::default(),
+            touched: 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentState {
+    /// No tap needs it; nothing is made.
+    Idle,
+    Pending {
+        reason: Box<str>,
+    },
+    Configuring,
+    Ready,
+    Failed {
+        error: Box<str>,
+        retry_at: Option<Time>,
+    },
+    Conflict {
+        reason: Box<str>,
+    },
+}
+
+impl SegmentState {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            SegmentState::Idle => "idle",
+            SegmentState::Pending { .. } => "pending",
+            SegmentState::Configuring => "configuring",
+            SegmentState::Ready => "ready",
+            SegmentState::Failed { .. } => "failed",
+            SegmentState::Conflict { .. } => "conflict",
+        }
+    }
+}
+
+impl fmt::Display for SegmentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SegmentState::Idle | SegmentState::Configuring | SegmentState::Ready => Ok(()),
+            SegmentState::Pending { reason } | SegmentState::Conflict { reason } => f.write_str(reason),
+            SegmentState::Failed { error, .. } => f.write_str(error),
+        }
+    }
+}
+
+/// How far the move of a flat network's addresses has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moving {
+    /// Asked what the devices carry.
+    Reading,
+    /// The restore transaction is being carried out.
+    Restoring(Box<AddressMove>),
+    /// Asked again, to compare.
+    Verifying(Box<AddressMove>),
+    /// The old ones are being removed (or, after a failed comparison, the new ones).
+    Finishing,
+}
+
+/// One network in use (or once in use).
+#[derive(Debug, Clone)]
+pub struct SegmentEntry {
+    pub state: SegmentState,
+    pub since: Time,
+    /// Taps that belong here, attached or not.
+    pub users: BTreeSet<Ifindex>,
+    pub bridge: Option<Ifindex>,
+    pub uplink: Option<Ifindex>,
+    pub mtu: Option<Mtu>,
+    /// The kernel's forwarding entries of `device`, once read.
+    pub forwarding: Option<(Ifindex, ForwardingHave)>,
+    pub moving: Option<Moving>,
+    pub failures: u32,
+    pub retry_at: Option<Time>,
+    pub verdict: Asked<NetworkVerdict>,
+    /// Names of links this segment leans on, as registered in the engine's watch list.
+    pub watched: Vec<LinkName>,
+    pub dirty: bool,
+    pub cause: CauseId,
+    pub touched: u64,
+}
+
+impl SegmentEntry {
+    pub fn new(now: Time) -> Self {
+        Self {
+            state: SegmentState::Idle,
+            since: now,
+            users: BTreeSet::new(),
+            bridge: None,
+            uplink: None,
+            mtu: None,
+            forwarding: None,
+            moving: None,
+            failures: 0,
+            retry_at: None,
+            verdict: Asked::Never,
+            watched: Vec::new(),
+            dirty: false,
+            cause: CauseId::default(),
+            touched: 0,
+        }
+    }
+}
+
+/// A network's id with a tap's index, for notes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortLabel {
+    pub index: Ifindex,
+    pub name: LinkName,
+    pub network: Option<NetworkId>,
+}

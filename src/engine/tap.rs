@@ -1,0 +1,451 @@
+//! One tap: from how it is to where it belongs.
+
+use super::Engine;
+use super::event::Action;
+use super::note::What;
+use super::state::{Asked, PortLabel, PortState, SegmentEntry, SegmentState};
+use crate::desired::port::{PortIntent, PortWant, derive_port};
+use crate::desired::verdict::PortVerdict;
+use crate::model::owned::Mark;
+use crate::model::{Ifindex, Link, NetworkId, Time};
+use crate::plan::port::{Place, PortMemory, plan_detach, plan_port};
+use crate::plan::segment::reference;
+use crate::plan::{CauseId, Key, Plan, Step};
+use std::time::Duration;
+
+impl Engine {
+    pub(super) fn look_at_tap(&mut self, index: Ifindex, now: Time) -> Option<Action> {
+        let tap = self.taps.get_mut(&index)?;
+        tap.dirty = false;
+        let cause = tap.cause;
+        let Some(link) = self.observed.link(index) else {
+            self.taps.remove(&index);
+            return None;
+        };
+        let previous = tap.intent.network().cloned();
+        let intent = derive_port(&self.desired, link, tap.verdict.verdict());
+        if intent == PortIntent::Unmanaged && !crate::desired::port::is_managed(&self.desired, link) {
+            // Renamed away: left as it is, forgotten.
+            self.forget_tap(index, previous, cause, now);
+            return None;
+        }
+        let asks = self.policy.ports
+            && matches!(
+                intent,
+                PortIntent::Attach(_) | PortIntent::Unmapped | PortIntent::Denied { .. }
+            );
+        if asks && tap.verdict.needs_asking() {
+            let ticket = self.next_ticket();
+            let tap = self.taps.get_mut(&index)?;
+            tap.verdict.ask(ticket);
+            let first = tap.verdict.is_first_wait();
+            tap.intent = intent;
+            let network = tap.intent.network().cloned();
+            self.move_user(index, previous, network, cause, now);
+            if first {
+                self.keep_or_wait(
+                    index,
+                    PortState::Pending {
+                        reason: "waits for policy".into(),
+                    },
+                    now,
+                );
+            }
+            return Some(Action::AskPort { index, ticket });
+        }
+        let tap = self.taps.get_mut(&index)?;
+        if tap.intent != intent {
+            tap.intent = intent;
+            tap.failures = 0;
+            tap.refused_mtu = None;
+        }
+        let network = tap.intent.network().cloned();
+        self.move_user(index, previous, network, cause, now);
+        match self.taps.get(&index)?.intent.clone() {
+            PortIntent::Unmanaged => {
+                self.set_port_state(
+                    index,
+                    PortState::Pending {
+                        reason: "left alone by policy".into(),
+                    },
+                    now,
+                );
+                None
+            }
+            PortIntent::Unmapped => self.unwire(index, "no mapping names this tap".to_owned(), cause, now),
+            PortIntent::UnknownNetwork(id) => {
+                self.unwire(index, format!("network {id} is not known"), cause, now)
+            }
+            PortIntent::Denied { plugin, reason } => {
+                self.set_port_state(index, PortState::Denied { plugin, reason }, now);
+                None
+            }
+            PortIntent::Attach(want) => self.attach(index, &want, cause, now),
+        }
+    }
+
+    fn attach(&mut self, index: Ifindex, want: &PortWant, cause: CauseId, now: Time) -> Option<Action> {
+        let tap = self.taps.get(&index)?;
+        if tap.verdict.is_first_wait() {
+            return None;
+        }
+        if tap.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        let segment = self.segments.get(&want.network)?;
+        let (bridge, segment_mtu) = match (&segment.state, segment.bridge) {
+            (SegmentState::Ready, Some(bridge)) => (bridge, segment.mtu),
+            (SegmentState::Configuring | SegmentState::Idle | SegmentState::Ready, _) => {
+                self.set_port_state(index, PortState::Configuring, now);
+                return None;
+            }
+            (SegmentState::Pending { reason }, _) => {
+                let reason = format!("network {}: {reason}", want.network).into();
+                self.keep_or_wait(index, PortState::Pending { reason }, now);
+                return None;
+            }
+            (SegmentState::Failed { error, .. }, _) => {
+                let error = format!("network {}: {error}", want.network).into();
+                self.keep_or_wait(
+                    index,
+                    PortState::Failed {
+                        error,
+                        retry_at: None,
+                    },
+                    now,
+                );
+                return None;
+            }
+            (SegmentState::Conflict { reason }, _) => {
+                let reason = format!("network {}: {reason}", want.network).into();
+                self.keep_or_wait(index, PortState::Pending { reason }, now);
+                return None;
+            }
+        };
+        let link = self.observed.link(index)?;
+        let bridge_ref = reference(self.observed.link(bridge)?);
+        let place = self.place_of(link, bridge);
+        if let Place::Foreign(holder) = place
+            && !self.desired.taps.adopt
+        {
+            let holder = self
+                .observed
+                .link(holder)
+                .map_or_else(|| holder.to_string(), |l| l.name.to_string());
+            let reason = format!(
+                "{} is a port of {holder}, which is not ours (taps.adopt = true takes it)",
+                link.name
+            );
+            self.set_port_state(
+                index,
+                PortState::Conflict {
+                    bridge: holder.into(),
+                    reason: reason.into(),
+                },
+                now,
+            );
+            return None;
+        }
+        if place != Place::Right && tap.wired == Some(bridge) && !self.wait_in_fight(index, now) {
+            return None;
+        }
+        let tap = self.taps.get(&index)?;
+        let link = self.observed.link(index)?;
+        let mut want = want.clone();
+        let segment_mtu = segment_mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
+        want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
+        let memory = PortMemory {
+            admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
+            fdb: &tap.fdb,
+        };
+        let ops = plan_port(&want, segment_mtu, link, bridge_ref, memory);
+        if ops.is_empty() {
+            self.settle_attached(index, bridge, want.admin_state_up, now);
+            return None;
+        }
+        if place != Place::Right {
+            self.set_port_state(index, PortState::Configuring, now);
+        }
+        Some(Action::Execute(self.port_plan(index, cause, ops)))
+    }
+
+    fn port_plan(&mut self, index: Ifindex, cause: CauseId, ops: Vec<crate::plan::op::Op>) -> Plan {
+        if let Some(tap) = self.taps.get_mut(&index) {
+            tap.touched = self.epoch;
+        }
+        Plan {
+            key: Key::Port(index),
+            cause,
+            steps: ops.into_iter().map(Step::from).collect(),
+        }
+    }
+
+    /// Everything is as it should be.
+    pub(super) fn settle_attached(&mut self, index: Ifindex, bridge: Ifindex, admin_up: bool, now: Time) {
+        let link_up = self.observed.link(index).map(|l| l.up);
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        tap.wired = Some(bridge);
+        tap.admin_state_applied = Some(admin_up);
+        tap.failures = 0;
+        tap.retry_at = None;
+        if tap.attach_us.is_none() {
+            tap.attach_us = Some(now.micros().saturating_sub(tap.seen_at.micros()));
+        }
+        let remark: Option<Box<str>> = match (admin_up, link_up) {
+            (true, Some(false)) => Some("link is down: set down by somebody else".into()),
+            (false, Some(true)) => {
+                Some("link is up although admin_state_up is false: set up by somebody else".into())
+            }
+            _ => tap
+                .refused_mtu
+                .map(|mtu| format!("the kernel refused mtu {mtu} for this tap").into()),
+        };
+        let changed = tap.remark != remark;
+        tap.remark = remark;
+        if changed && tap.state == PortState::Attached {
+            self.note_port(index, now);
+        }
+        self.set_port_state(index, PortState::Attached, now);
+    }
+
+    /// A port that forwards is not torn down because its network has trouble now.
+    fn keep_or_wait(&mut self, index: Ifindex, state: PortState, now: Time) {
+        let on_bridge = self.taps.get(&index).and_then(|t| t.wired).is_some_and(|bridge| {
+            self.observed
+                .link(index)
+                .is_some_and(|l| l.master == Some(bridge))
+        });
+        if on_bridge {
+            if let Some(tap) = self.taps.get_mut(&index) {
+                tap.remark = Some(state.to_string().into());
+            }
+            self.set_port_state(index, PortState::Attached, now);
+        } else {
+            self.set_port_state(index, state, now);
+        }
+    }
+
+    /// No mapping any more. Taken off the bridge only if it was this run that knew the mapping: after a start, a tap
+    /// on one of our bridges without a mapping stays where it is (a forgotten file must not cut guests off).
+    fn unwire(&mut self, index: Ifindex, reason: String, cause: CauseId, now: Time) -> Option<Action> {
+        let link = self.observed.link(index)?;
+        let tap = self.taps.get(&index)?;
+        let on_ours = link.master.is_some() && tap.wired == link.master;
+        if on_ours {
+            let ops = plan_detach(link);
+            return Some(Action::Execute(self.port_plan(index, cause, ops)));
+        }
+        let reason = match link.master.and_then(|m| self.observed.link(m)) {
+            Some(bridge) => format!("{reason}; left on {}", bridge.name),
+            None => reason,
+        };
+        if let Some(tap) = self.taps.get_mut(&index) {
+            tap.wired = None;
+            tap.admin_state_applied = None;
+        }
+        self.set_port_state(
+            index,
+            PortState::Pending {
+                reason: reason.into(),
+            },
+            now,
+        );
+        None
+    }
+
+    fn place_of(&self, link: &Link, bridge: Ifindex) -> Place {
+        match link.master {
+            Some(master) if master == bridge => Place::Right,
+            None => Place::Movable,
+            Some(master) => {
+                let ours = self.segments.values().any(|s| s.bridge == Some(master))
+                    || self
+                        .observed
+                        .link(master)
+                        .is_some_and(|l| !Mark::read(l.alias.as_deref()).is_foreign());
+                // A master that is gone already is no owner.
+                let exists = self.observed.link(master).is_some();
+                if ours || !exists {
+                    Place::Movable
+                } else {
+                    Place::Foreign(master)
+                }
+            }
+        }
+    }
+
+    /// Our port was taken away. True if it may be repaired now.
+    fn wait_in_fight(&mut self, index: Ifindex, now: Time) -> bool {
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return false;
+        };
+        if tap.state != PortState::Attached {
+            // Already counted; its pause is over.
+            return true;
+        }
+        let pause = tap.fight.lost(now);
+        let repairs = tap.fight.repairs();
+        let (name, network) = (tap.name, tap.intent.network().cloned());
+        let cause = tap.cause;
+        if pause == Duration::ZERO {
+            self.note(
+                now,
+                cause,
+                What::Drift {
+                    device: name,
+                    network,
+                },
+            );
+            return true;
+        }
+        let reason: Box<str> = format!("somebody else keeps taking {name} away: {repairs} repairs").into();
+        self.retry_tap(index, now.plus(pause));
+        self.set_port_state(
+            index,
+            PortState::Conflict {
+                bridge: "".into(),
+                reason,
+            },
+            now,
+        );
+        false
+    }
+
+    pub(super) fn retry_tap(&mut self, index: Ifindex, at: Time) {
+        if let Some(tap) = self.taps.get_mut(&index) {
+            if let Some(old) = tap.retry_at.replace(at) {
+                self.timers.remove(&(old, Key::Port(index)));
+            }
+            self.timers.insert((at, Key::Port(index)));
+        }
+    }
+
+    fn forget_tap(&mut self, index: Ifindex, network: Option<NetworkId>, cause: CauseId, now: Time) {
+        let Some(tap) = self.taps.remove(&index) else {
+            return;
+        };
+        if let Some(at) = tap.retry_at {
+            self.timers.remove(&(at, Key::Port(index)));
+        }
+        if let Some(id) = &network {
+            self.release(id, index, now);
+        }
+        self.note(
+            now,
+            cause,
+            What::TapGone {
+                port: PortLabel {
+                    index,
+                    name: tap.name,
+                    network,
+                },
+            },
+        );
+    }
+
+    /// Keeps the segments' lists of users, and starts a segment with its first one.
+    fn move_user(
+        &mut self,
+        index: Ifindex,
+        from: Option<NetworkId>,
+        to: Option<NetworkId>,
+        cause: CauseId,
+        now: Time,
+    ) {
+        if from != to
+            && let Some(id) = &from
+        {
+            self.release(id, index, now);
+        }
+        let Some(id) = to.filter(|id| self.desired.network(id).is_some()) else {
+            return;
+        };
+        let entry = self
+            .segments
+            .entry(id.clone())
+            .or_insert_with(|| SegmentEntry::new(now));
+        if entry.users.insert(index) && entry.users.len() == 1 {
+            self.rewatch(&id);
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    pub(super) fn release(&mut self, id: &NetworkId, index: Ifindex, now: Time) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        entry.users.remove(&index);
+        if entry.users.is_empty() {
+            let cause = CauseId(self.causes);
+            self.mark_segment(id, cause);
+            if self.in_sync {
+                self.schedule_prune(now);
+            }
+        }
+    }
+
+    pub(super) fn set_port_state(&mut self, index: Ifindex, state: PortState, now: Time) {
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        if tap.state == state {
+            return;
+        }
+        if state != PortState::Attached {
+            tap.remark = None;
+        }
+        tap.state = state;
+        tap.since = now;
+        self.note_port(index, now);
+    }
+
+    fn note_port(&mut self, index: Ifindex, now: Time) {
+        let Some(tap) = self.taps.get(&index) else { return };
+        let port = PortLabel {
+            index,
+            name: tap.name,
+            network: tap.intent.network().cloned(),
+        };
+        let what = What::Port {
+            port,
+            state: tap.state.clone(),
+            remark: tap.remark.clone(),
+            attach_us: tap.attach_us,
+        };
+        self.note(now, tap.cause, what);
+    }
+
+    pub(super) fn on_port_verdict(&mut self, index: Ifindex, ticket: u64, verdict: PortVerdict) {
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        if !tap.verdict.waits_for(ticket) {
+            return;
+        }
+        tap.verdict = Asked::Answered(verdict);
+        let cause = tap.cause;
+        // Policy's entries live on the network's VXLAN device.
+        if let Some(id) = tap.intent.network().cloned() {
+            let entries = tap
+                .verdict
+                .verdict()
+                .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty());
+            if entries {
+                self.mark_segment(&id, cause);
+            }
+        }
+        self.mark_tap(index, cause);
+    }
+
+    /// The question is asked anew when the tap is looked at; until then the old verdict holds.
+    pub(super) fn ask_port_again(&mut self, index: Ifindex) {
+        if !self.policy.ports {
+            return;
+        }
+        if let Some(tap) = self.taps.get_mut(&index) {
+            tap.verdict.make_stale();
+        }
+    }
+}

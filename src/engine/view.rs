@@ -1,0 +1,242 @@
+//! What can be asked of the engine: status, lists, the plan that a resync would carry out. Nothing here changes it.
+
+use super::state::{Asked, PortState, SegmentEntry, SegmentState, Tap};
+use super::{Counters, Engine, Mirror};
+use crate::desired::Desired;
+use crate::desired::fdb::derive_forwarding;
+use crate::desired::port::{PortIntent, derive_port, is_managed};
+use crate::desired::segment::{UplinkWant, derive_segment};
+use crate::model::{Ifindex, Link, Network, NetworkId, Time};
+use crate::observed::{Observed, is_tap_kind};
+use crate::plan::forwarding::plan_forwarding;
+use crate::plan::op::{LinkChange, LinkRef, Master, Op};
+use crate::plan::port::{PortMemory, plan_port};
+use crate::plan::segment::{plan_segment, reference};
+use std::collections::BTreeSet;
+
+/// Ports by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortCounts {
+    pub attached: usize,
+    pub pending: usize,
+    pub configuring: usize,
+    pub failed: usize,
+    pub conflict: usize,
+    pub denied: usize,
+    /// Taps of the host that `[taps]` does not name.
+    pub unmanaged: usize,
+}
+
+/// One operation that a resync would carry out now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    pub op: Op,
+    /// The network or tap it is for, in words.
+    pub cause: String,
+}
+
+impl Engine {
+    pub fn is_in_sync(&self) -> bool {
+        self.in_sync && self.mirror == Mirror::Current && !self.pass_open
+    }
+    pub fn in_sync_since(&self) -> Option<Time> {
+        self.in_sync_since
+    }
+    pub fn started(&self) -> Time {
+        self.started
+    }
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+    pub fn taps(&self) -> impl Iterator<Item = (Ifindex, &Tap)> {
+        self.taps.iter().map(|(index, tap)| (*index, tap))
+    }
+    pub fn tap(&self, index: Ifindex) -> Option<&Tap> {
+        self.taps.get(&index)
+    }
+    pub fn segment(&self, id: &NetworkId) -> Option<&SegmentEntry> {
+        self.segments.get(id)
+    }
+    /// Links that are taps by kind but that `[taps]` does not name.
+    pub fn unmanaged(&self) -> impl Iterator<Item = &Link> {
+        let kinds = &self.desired.taps.other_kinds;
+        self.observed
+            .links()
+            .filter(move |link| is_tap_kind(&link.kind, kinds) && !is_managed(&self.desired, link))
+    }
+
+    pub fn port_counts(&self) -> PortCounts {
+        let mut counts = PortCounts {
+            unmanaged: self.unmanaged().count(),
+            ..PortCounts::default()
+        };
+        for tap in self.taps.values() {
+            match tap.state {
+                PortState::Attached => counts.attached += 1,
+                PortState::Pending { .. } => counts.pending += 1,
+                PortState::Configuring => counts.configuring += 1,
+                PortState::Failed { .. } => counts.failed += 1,
+                PortState::Conflict { .. } => counts.conflict += 1,
+                PortState::Denied { .. } => counts.denied += 1,
+            }
+        }
+        counts
+    }
+
+    /// State of a network, also of one that nothing has used yet.
+    pub fn network_state(&self, network: &Network) -> SegmentState {
+        self.segments
+            .get(&network.id)
+            .map_or(SegmentState::Idle, |segment| segment.state.clone())
+    }
+
+    /// How many attached ports would lose their place if `desired` came into force.
+    pub fn ports_detached_by(&self, desired: &Desired) -> usize {
+        self.taps
+            .iter()
+            .filter(|(index, tap)| {
+                tap.state == PortState::Attached
+                    && self.observed.link(**index).is_some_and(|link| {
+                        !matches!(
+                            derive_port(desired, link, tap.verdict.verdict()),
+                            PortIntent::Attach(_)
+                        )
+                    })
+            })
+            .count()
+    }
+
+    /// What a full pass would do now; nothing is done. Devices that the plan itself would make appear by name.
+    pub fn preview(&self) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        let mut wanted: BTreeSet<NetworkId> = self
+            .segments
+            .iter()
+            .filter(|(id, s)| !s.users.is_empty() || self.desired.network(id).is_some_and(|n| n.prewarm))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let verdict_of = |tap: &Tap| tap.verdict.verdict().cloned();
+        for (index, tap) in &self.taps {
+            if let Some(link) = self.observed.link(*index)
+                && let PortIntent::Attach(want) = derive_port(&self.desired, link, verdict_of(tap).as_ref())
+            {
+                wanted.insert(want.network);
+            }
+        }
+        for id in &wanted {
+            if let Some(network) = self.desired.network(id) {
+                self.preview_segment(network, &mut planned);
+            }
+        }
+        for (index, tap) in &self.taps {
+            let Some(link) = self.observed.link(*index) else {
+                continue;
+            };
+            let PortIntent::Attach(want) = derive_port(&self.desired, link, tap.verdict.verdict()) else {
+                continue;
+            };
+            if matches!(tap.state, PortState::Conflict { .. })
+                || tap.verdict == Asked::Never && self.policy.ports
+            {
+                continue;
+            }
+            let Some(network) = self.desired.network(&want.network) else {
+                continue;
+            };
+            let verdict = self.segments.get(&want.network).and_then(|s| s.verdict.verdict());
+            let Ok(segment) = derive_segment(&self.desired, &self.observed, network, verdict) else {
+                continue;
+            };
+            if plan_segment(&segment, &self.observed).is_err() {
+                continue;
+            }
+            let bridge = match self.observed.by_name(&segment.bridge.name) {
+                Some(bridge) => reference(bridge),
+                None => LinkRef {
+                    name: segment.bridge.name,
+                    index: None,
+                },
+            };
+            let memory = PortMemory {
+                admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
+                fdb: &tap.fdb,
+            };
+            let ops = plan_port(&want, segment.mtu, link, bridge, memory);
+            planned.extend(ops.into_iter().map(|op| Planned {
+                op,
+                cause: format!("tap {}", tap.name),
+            }));
+        }
+        planned
+    }
+
+    fn preview_segment(&self, network: &Network, planned: &mut Vec<Planned>) {
+        let cause = format!("network {}", network.id);
+        let entry = self.segments.get(&network.id);
+        let verdict = entry.and_then(|s| s.verdict.verdict());
+        let Ok(want) = derive_segment(&self.desired, &self.observed, network, verdict) else {
+            return;
+        };
+        let Ok(plan) = plan_segment(&want, &self.observed) else {
+            return;
+        };
+        planned.extend(plan.ops.into_iter().map(|op| Planned {
+            op,
+            cause: cause.clone(),
+        }));
+        if let (Some(enslave), Some(bridge)) = (
+            plan.enslave,
+            self.observed
+                .by_name(&want.bridge.name)
+                .map(reference)
+                .or(Some(LinkRef {
+                    name: want.bridge.name,
+                    index: None,
+                })),
+        ) && let Some(interface) = self.observed.link(enslave.interface)
+        {
+            // Its addresses and routes move along; which ones is read when it happens.
+            let change = LinkChange {
+                master: Some(Master::Set(bridge)),
+                ..LinkChange::default()
+            };
+            planned.push(Planned {
+                op: Op::SetLink {
+                    link: reference(interface),
+                    change,
+                },
+                cause: cause.clone(),
+            });
+        }
+        let UplinkWant::Vxlan { name, .. } = &want.uplink else {
+            return;
+        };
+        let ports = entry
+            .into_iter()
+            .flat_map(|s| &s.users)
+            .filter_map(|index| self.taps.get(index).and_then(|tap| tap.verdict.verdict()));
+        let forwarding = derive_forwarding(&self.desired, network, verdict, ports);
+        let none = crate::plan::forwarding::ForwardingHave::default();
+        let have = entry
+            .and_then(|s| s.forwarding.as_ref())
+            .map_or(&none, |(_, have)| have);
+        let device = match self.observed.by_name(name) {
+            Some(link) => reference(link),
+            None => LinkRef {
+                name: *name,
+                index: None,
+            },
+        };
+        let ops = plan_forwarding(&forwarding, have, device);
+        planned.extend(ops.into_iter().map(|op| Planned {
+            op,
+            cause: cause.clone(),
+        }));
+    }
+}

@@ -1,0 +1,272 @@
+//! The mirror of the kernel: what links exist, how they are and which addresses they carry.
+//!
+//! Dump rows, multicast events and our own acknowledged operations go through the same idempotent [`Observed::apply`],
+//! so their order and repetition do not matter. The interface index is the key; a name is an attribute that may move
+//! from one index to another. Nothing here decides anything: `apply` only says what changed, the engine knows who cares.
+
+use crate::model::{Ifindex, Link, LinkKind, LinkName, PortFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// One fact from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// RTM_NEWLINK, `AF_UNSPEC`: the link is there and is like this.
+    Upsert(Link),
+    /// RTM_DELLINK, `AF_UNSPEC`: the link is gone (deleted, or moved to another namespace).
+    Removed(Ifindex),
+    /// RTM_NEWLINK, `AF_BRIDGE`: a port's bridge-side state.
+    BridgePort {
+        index: Ifindex,
+        master: Ifindex,
+        flags: PortFlags,
+    },
+    /// RTM_DELLINK, `AF_BRIDGE`: the port left its bridge; the link itself lives on.
+    LeftBridge { index: Ifindex, master: Ifindex },
+    /// RTM_NEWADDR / RTM_DELADDR.
+    Address {
+        index: Ifindex,
+        address: IpAddr,
+        present: bool,
+    },
+}
+
+/// What an applied change means for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// The mirror said so already.
+    Same,
+    Appeared(Ifindex),
+    /// The link as it was before; the new state is in the mirror.
+    Changed(Box<Link>),
+    Gone(Box<Link>),
+    /// The set of addresses of a link changed.
+    Addresses(Ifindex),
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    links: BTreeMap<Ifindex, Link>,
+    names: BTreeMap<LinkName, Ifindex>,
+    ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
+}
+
+impl Observed {
+    pub fn link(&self, index: Ifindex) -> Option<&Link> {
+        self.links.get(&index)
+    }
+    pub fn by_name(&self, name: &LinkName) -> Option<&Link> {
+        self.names.get(name).and_then(|index| self.links.get(index))
+    }
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.values()
+    }
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+    /// The ports of a bridge (or slaves of any master), in index order.
+    pub fn ports_of(&self, master: Ifindex) -> impl Iterator<Item = &Link> {
+        self.ports
+            .get(&master)
+            .into_iter()
+            .flatten()
+            .filter_map(|index| self.links.get(index))
+    }
+    pub fn port_count(&self, master: Ifindex) -> usize {
+        self.ports.get(&master).map_or(0, BTreeSet::len)
+    }
+    /// The link with the lowest index that carries this address.
+    pub fn link_with_address(&self, address: IpAddr) -> Option<&Link> {
+        let index = self.addresses.get(&address)?.first()?;
+        self.links.get(index)
+    }
+    /// Addresses on a link that are not link-local.
+    pub fn has_address(&self, index: Ifindex) -> bool {
+        self.addresses
+            .iter()
+            .any(|(address, on)| !is_link_local(*address) && on.contains(&index))
+    }
+
+    pub fn apply(&mut self, change: Change) -> Effect {
+        match change {
+            Change::Upsert(link) => self.upsert(link),
+            Change::Removed(index) => self.remove(index),
+            Change::BridgePort { index, master, flags } => self.update(index, |link| {
+                link.master = Some(master);
+                link.port = Some(link.port.unwrap_or_default().overlaid_with(&flags));
+            }),
+            Change::LeftBridge { index, master } => self.update(index, |link| {
+                // A port moved to another bridge leaves the first one after it joined the second.
+                if link.master == Some(master) {
+                    link.master = None;
+                    link.port = None;
+                }
+            }),
+            Change::Address {
+                index,
+                address,
+                present,
+            } => self.set_address(index, address, present),
+        }
+    }
+
+    /// Drops every link that a complete dump did not list; returns them.
+    pub fn retain(&mut self, listed: &BTreeSet<Ifindex>) -> Vec<Link> {
+        let unlisted: Vec<Ifindex> = self
+            .links
+            .keys()
+            .filter(|index| !listed.contains(index))
+            .copied()
+            .collect();
+        unlisted
+            .into_iter()
+            .filter_map(|index| match self.remove(index) {
+                Effect::Gone(link) => Some(*link),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Replaces the addresses by a complete dump; true if anything is different now.
+    pub fn replace_addresses(&mut self, rows: impl IntoIterator<Item = (Ifindex, IpAddr)>) -> bool {
+        let mut fresh: BTreeMap<IpAddr, BTreeSet<Ifindex>> = BTreeMap::new();
+        for (index, address) in rows {
+            fresh.entry(address).or_default().insert(index);
+        }
+        let different = fresh != self.addresses;
+        self.addresses = fresh;
+        different
+    }
+
+    fn upsert(&mut self, link: Link) -> Effect {
+        let index = link.index;
+        match self.links.get_mut(&index) {
+            None => {
+                self.claim_name(link.name, index);
+                if let Some(master) = link.master {
+                    self.ports.entry(master).or_default().insert(index);
+                }
+                self.links.insert(index, link);
+                Effect::Appeared(index)
+            }
+            Some(known) if *known == link => Effect::Same,
+            Some(known) => {
+                let before = std::mem::replace(known, link);
+                let (name, master) = (known.name, known.master);
+                self.reindex(&before, name, master);
+                Effect::Changed(Box::new(before))
+            }
+        }
+    }
+
+    fn update(&mut self, index: Ifindex, change: impl FnOnce(&mut Link)) -> Effect {
+        let Some(link) = self.links.get(&index) else {
+            return Effect::Same;
+        };
+        let mut link = link.clone();
+        change(&mut link);
+        self.upsert(link)
+    }
+
+    fn remove(&mut self, index: Ifindex) -> Effect {
+        let Some(link) = self.links.remove(&index) else {
+            return Effect::Same;
+        };
+        if self.names.get(&link.name) == Some(&index) {
+            self.names.remove(&link.name);
+        }
+        if let Some(master) = link.master {
+            self.leave(master, index);
+        }
+        // A master that is gone has no ports, whatever their own events say later.
+        for port in self.ports.remove(&index).into_iter().flatten() {
+            if let Some(port) = self.links.get_mut(&port) {
+                port.master = None;
+                port.port = None;
+            }
+        }
+        self.addresses.retain(|_, on| {
+            on.remove(&index);
+            !on.is_empty()
+        });
+        Effect::Gone(Box::new(link))
+    }
+
+    fn set_address(&mut self, index: Ifindex, address: IpAddr, present: bool) -> Effect {
+        let changed = if present {
+            self.addresses.entry(address).or_default().insert(index)
+        } else {
+            match self.addresses.get_mut(&address) {
+                Some(on) => {
+                    let removed = on.remove(&index);
+                    if on.is_empty() {
+                        self.addresses.remove(&address);
+                    }
+                    removed
+                }
+                None => false,
+            }
+        };
+        if changed {
+            Effect::Addresses(index)
+        } else {
+            Effect::Same
+        }
+    }
+
+    fn reindex(&mut self, before: &Link, name: LinkName, master: Option<Ifindex>) {
+        let index = before.index;
+        if before.name != name {
+            if self.names.get(&before.name) == Some(&index) {
+                self.names.remove(&before.name);
+            }
+            self.claim_name(name, index);
+        }
+        if before.master != master {
+            if let Some(old) = before.master {
+                self.leave(old, index);
+            }
+            if let Some(new) = master {
+                self.ports.entry(new).or_default().insert(index);
+            }
+        }
+    }
+
+    /// The newest holder of a name has it: two indexes never share one in the kernel, so the other's event is on its way.
+    fn claim_name(&mut self, name: LinkName, index: Ifindex) {
+        self.names.insert(name, index);
+    }
+
+    fn leave(&mut self, master: Ifindex, index: Ifindex) {
+        if let Some(ports) = self.ports.get_mut(&master) {
+            ports.remove(&index);
+            if ports.is_empty() {
+                self.ports.remove(&master);
+            }
+        }
+    }
+}
+
+/// `fe80::/10` and `169.254.0.0/16`.
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// Is this a device that VM managers make for a guest: a tap, or one of the other kinds that the operator names?
+pub fn is_tap_kind(kind: &LinkKind, other_kinds: &[Box<str>]) -> bool {
+    match kind {
+        LinkKind::Tap => true,
+        LinkKind::Tun | LinkKind::Physical => false,
+        other => other_kinds.iter().any(|k| **k == *other.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

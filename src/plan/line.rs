@@ -1,0 +1,232 @@
+//! Operations as the command lines an operator would type: for `plan`, `explain`, the demo and golden files.
+
+use super::op::{LinkChange, ListAction, Master, Op};
+use crate::model::record::{AddressRecord, Attribute, RouteRecord};
+use crate::model::{BridgeAttributes, VxlanAttributes};
+use std::fmt::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::CreateBridge {
+                name,
+                mac,
+                mtu,
+                attributes,
+            } => {
+                write!(f, "ip link add {name} address {mac}")?;
+                option(f, "mtu", *mtu)?;
+                f.write_str(" type bridge")?;
+                bridge(f, attributes)
+            }
+            Op::CreateVlan {
+                name,
+                parent,
+                vid,
+                mtu,
+            } => {
+                write!(f, "ip link add link {} name {name}", parent.name)?;
+                option(f, "mtu", *mtu)?;
+                write!(f, " type vlan id {vid}")
+            }
+            Op::CreateVxlan {
+                name,
+                mtu,
+                attributes,
+            } => {
+                write!(f, "ip link add {name}")?;
+                option(f, "mtu", *mtu)?;
+                f.write_str(" type vxlan")?;
+                vxlan(f, attributes)
+            }
+            Op::SetLink { link, change } => {
+                write!(f, "ip link set {}", link.name)?;
+                link_change(f, change)
+            }
+            Op::SetBridge { link, attributes } => {
+                write!(f, "ip link set {} type bridge", link.name)?;
+                bridge(f, attributes)
+            }
+            Op::SetVxlan { link, attributes } => {
+                write!(f, "ip link set {} type vxlan", link.name)?;
+                vxlan(f, attributes)
+            }
+            Op::SetPort { link, flags } => {
+                write!(f, "bridge link set dev {}", link.name)?;
+                flags
+                    .words()
+                    .try_for_each(|(word, on)| write!(f, " {word} {}", on_off(on)))
+            }
+            Op::DisableIpv6 { link, disable } => {
+                write!(
+                    f,
+                    "sysctl net.ipv6.conf.{}.disable_ipv6={}",
+                    link.name,
+                    u8::from(*disable)
+                )
+            }
+            Op::DeleteLink { link } => write!(f, "ip link del {}", link.name),
+            Op::Fdb { action, link, entry } => {
+                write!(f, "bridge fdb {} {} dev {}", verb(*action), entry.mac, link.name)?;
+                match entry.dst {
+                    Some(dst) => write!(f, " dst {dst} self permanent"),
+                    None => f.write_str(" master static"),
+                }
+            }
+            Op::Neighbour {
+                action: ListAction::Delete,
+                link,
+                entry,
+            } => {
+                write!(f, "ip neigh del {} dev {}", entry.ip, link.name)
+            }
+            Op::Neighbour { action, link, entry } => {
+                write!(
+                    f,
+                    "ip neigh {} {} lladdr {} dev {} nud permanent",
+                    verb(*action),
+                    entry.ip,
+                    entry.mac,
+                    link.name
+                )
+            }
+            Op::Address { action, link, record } => {
+                write!(
+                    f,
+                    "ip address {} {} dev {}",
+                    verb(*action),
+                    address(record),
+                    link.name
+                )
+            }
+            Op::Route { action, record } => write!(f, "ip route {} {}", verb(*action), route(record)),
+        }
+    }
+}
+
+fn verb(action: ListAction) -> &'static str {
+    match action {
+        ListAction::Replace => "replace",
+        ListAction::Append => "append",
+        ListAction::Add => "add",
+        ListAction::Delete => "del",
+    }
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+fn option<T: fmt::Display>(f: &mut fmt::Formatter<'_>, word: &str, value: Option<T>) -> fmt::Result {
+    match value {
+        Some(value) => write!(f, " {word} {value}"),
+        None => Ok(()),
+    }
+}
+
+fn link_change(f: &mut fmt::Formatter<'_>, change: &LinkChange) -> fmt::Result {
+    option(f, "mtu", change.mtu)?;
+    option(f, "address", change.mac)?;
+    option(f, "txqueuelen", change.tx_queue_len)?;
+    if let Some(alias) = &change.alias {
+        write!(f, " alias '{alias}'")?;
+    }
+    match change.master {
+        Some(Master::Set(bridge)) => write!(f, " master {}", bridge.name)?,
+        Some(Master::Clear) => f.write_str(" nomaster")?,
+        None => {}
+    }
+    match change.up {
+        Some(true) => f.write_str(" up"),
+        Some(false) => f.write_str(" down"),
+        None => Ok(()),
+    }
+}
+
+fn bridge(f: &mut fmt::Formatter<'_>, b: &BridgeAttributes) -> fmt::Result {
+    option(f, "stp_state", b.stp.map(u8::from))?;
+    option(f, "forward_delay", b.forward_delay)?;
+    option(f, "ageing_time", b.ageing_time)?;
+    option(f, "mcast_snooping", b.multicast_snooping.map(u8::from))?;
+    option(f, "vlan_filtering", b.vlan_filtering.map(u8::from))
+}
+
+fn vxlan(f: &mut fmt::Formatter<'_>, v: &VxlanAttributes) -> fmt::Result {
+    write!(f, " id {} dstport {}", v.vni, v.dstport)?;
+    option(f, "local", v.local)?;
+    option(f, "group", v.group)?;
+    option(f, "dev #", v.link)?;
+    if v.ttl != 0 {
+        write!(f, " ttl {}", v.ttl)?;
+    }
+    match v.tos {
+        0 => {}
+        1 => f.write_str(" tos inherit")?,
+        tos => write!(f, " tos {tos:#x}")?,
+    }
+    if v.srcport != (0, 0) {
+        write!(f, " srcport {} {}", v.srcport.0, v.srcport.1)?;
+    }
+    f.write_str(if v.learning { " learning" } else { " nolearning" })?;
+    f.write_str(if v.proxy { " proxy" } else { "" })
+}
+
+const AF_INET: u8 = 2;
+
+fn attribute(attributes: &[Attribute], kind: u16) -> Option<&[u8]> {
+    attributes
+        .iter()
+        .find(|a| a.kind == kind)
+        .map(|a| a.value.as_slice())
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(four).into());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|six| Ipv6Addr::from(six).into())
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    <[u8; 4]>::try_from(bytes).ok().map(u32::from_ne_bytes)
+}
+
+fn address(record: &AddressRecord) -> String {
+    // IFA_LOCAL 2, IFA_ADDRESS 1 (the peer where both are given).
+    let local = attribute(&record.attributes, 2).and_then(ip);
+    let address = attribute(&record.attributes, 1).and_then(ip);
+    match (local, address) {
+        (Some(local), Some(peer)) if local != peer => format!("{local} peer {peer}/{}", record.prefix_len),
+        (Some(ip), _) | (None, Some(ip)) => format!("{ip}/{}", record.prefix_len),
+        (None, None) => "?".to_owned(),
+    }
+}
+
+fn route(record: &RouteRecord) -> String {
+    // RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5, RTA_PRIORITY 6, RTA_TABLE 15.
+    let get = |kind| attribute(&record.attributes, kind);
+    let mut text = match get(1).and_then(ip) {
+        Some(dst) => format!("{dst}/{}", record.dst_len),
+        None if record.family == AF_INET => "default".to_owned(),
+        None => "default (IPv6)".to_owned(),
+    };
+    let mut word = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _infallible = write!(text, " {name} {value}");
+        }
+    };
+    word("via", get(5).and_then(ip).map(|g| g.to_string()));
+    word("dev #", get(4).and_then(number).map(|i| i.to_string()));
+    word(
+        "table",
+        get(15)
+            .and_then(number)
+            .filter(|t| *t != 254)
+            .map(|t| t.to_string()),
+    );
+    word("metric", get(6).and_then(number).map(|m| m.to_string()));
+    text
+}

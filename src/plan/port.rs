@@ -1,0 +1,113 @@
+//! From how a tap is to how it should be.
+//!
+//! Order: MTU and IPv6 before the bridge (its own MTU never moves, no router advertisement is ever heard), the
+//! bridge before the flags (they are refused without one), the flags before `up` (it never forwards without them).
+
+use super::op::{LinkChange, LinkRef, ListAction, Master, Op};
+use crate::desired::port::PortWant;
+use crate::model::{FdbEntry, Ifindex, Link, Mac, Mtu};
+
+/// What the engine remembers of a tap that the kernel does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortMemory<'a> {
+    /// `up` (or `down`) was already brought about as told: later changes by others are left alone.
+    pub admin_state_applied: bool,
+    /// Static entries we put on the port.
+    pub fdb: &'a [Mac],
+}
+
+pub fn plan_port(
+    want: &PortWant,
+    segment_mtu: Option<Mtu>,
+    link: &Link,
+    bridge: LinkRef,
+    memory: PortMemory<'_>,
+) -> Vec<Op> {
+    let tap = LinkRef {
+        name: link.name,
+        index: Some(link.index),
+    };
+    let mut ops = Vec::new();
+    if link.ipv6_disabled == Some(false) {
+        ops.push(Op::DisableIpv6 {
+            link: tap,
+            disable: true,
+        });
+    }
+    let joins = bridge.index.is_none() || link.master != bridge.index;
+    let mtu = want.mtu.or(segment_mtu).filter(|mtu| !link.mtu_is(*mtu));
+    let alias = want
+        .alias
+        .clone()
+        .filter(|alias| link.alias.as_ref() != Some(alias));
+    let tx_queue_len = want.tx_queue_len.filter(|length| *length != link.tx_queue_len);
+    if joins || mtu.is_some() || alias.is_some() || tx_queue_len.is_some() {
+        let master = joins.then_some(Master::Set(bridge));
+        ops.push(Op::SetLink {
+            link: tap,
+            change: LinkChange {
+                mtu,
+                alias,
+                tx_queue_len,
+                master,
+                ..LinkChange::default()
+            },
+        });
+    }
+    let have = if joins { None } else { link.port };
+    let flags = want.flags.missing_in(&have.unwrap_or_default());
+    if !flags.is_empty() {
+        ops.push(Op::SetPort { link: tap, flags });
+    }
+    let known: &[Mac] = if joins { &[] } else { memory.fdb };
+    for mac in want.fdb.iter().filter(|mac| !known.contains(mac)) {
+        ops.push(Op::Fdb {
+            action: ListAction::Replace,
+            link: tap,
+            entry: FdbEntry { mac: *mac, dst: None },
+        });
+    }
+    for mac in known.iter().filter(|mac| !want.fdb.contains(mac)) {
+        ops.push(Op::Fdb {
+            action: ListAction::Delete,
+            link: tap,
+            entry: FdbEntry { mac: *mac, dst: None },
+        });
+    }
+    if link.up != want.admin_state_up && !memory.admin_state_applied {
+        ops.push(Op::SetLink {
+            link: tap,
+            change: LinkChange {
+                up: Some(want.admin_state_up),
+                ..LinkChange::default()
+            },
+        });
+    }
+    ops
+}
+
+/// Takes a tap out of a bridge; it stays as it is otherwise.
+pub fn plan_detach(link: &Link) -> Vec<Op> {
+    let tap = LinkRef {
+        name: link.name,
+        index: Some(link.index),
+    };
+    vec![Op::SetLink {
+        link: tap,
+        change: LinkChange {
+            master: Some(Master::Clear),
+            ..LinkChange::default()
+        },
+    }]
+}
+
+/// What stands between a tap and its bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the right bridge.
+    Right,
+    /// On no bridge, or on one of ours: free to be moved.
+    Movable,
+    /// On somebody else's.
+    Foreign(Ifindex),
+}
