@@ -1,0 +1,3 @@
+//! Netlink and tap devices: the only folder that talks to the kernel.
+
+pub mod tuntap;
