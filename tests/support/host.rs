@@ -48,12 +48,13 @@ impl Host {
 
     /// A veth pair between two hosts, both ends up: the underlay.
     pub fn join(&self, name: &str, other: &Host, name_there: &str) {
-        self.ip(&format!("link add {name} type veth peer name {name_there}"));
         let there = match &other.namespace {
             Some(fd) => format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()),
             None => format!("/proc/{}/ns/net", std::process::id()),
         };
-        self.ip(&format!("link set {name_there} netns {there}"));
+        self.ip(&format!(
+            "link add {name} type veth peer name {name_there} netns {there}"
+        ));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {name_there} up"));
     }
