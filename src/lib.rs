@@ -3,8 +3,10 @@
 //! The folders are a pipeline; `ARCHITECTURE.md` is the map, `tests/layering.rs` holds the rules.
 
 pub mod config;
+pub mod daemon;
 pub mod desired;
 pub mod engine;
+pub mod kernel;
 pub mod model;
 pub mod observed;
 pub mod plan;

@@ -1,0 +1,85 @@
+//! What a test needs of this machine, and how to find out. A probe works in a network namespace of its own, so that
+//! the test's observer sees nothing of it.
+
+use super::host::Host;
+use std::path::{Path, PathBuf};
+
+/// Something a kernel or a machine may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// `/dev/net/tun`, open to this user.
+    Tap,
+    /// 802.1Q devices.
+    Vlan,
+    /// Bridges that filter by VLAN.
+    VlanFiltering,
+    Vxlan,
+    Veth,
+    Dummy,
+    Ipv6,
+    /// A program in `PATH`.
+    Program(&'static str),
+}
+
+/// Ends the test's body when this machine lacks one of the features.
+macro_rules! require {
+    ($($feature:expr),+ $(,)?) => {
+        $(if let Err(reason) = $crate::support::feature::Feature::probe($feature) {
+            $crate::support::world::lack(&reason, $feature.needs_another_kernel());
+            return;
+        })+
+    };
+}
+pub(crate) use require;
+
+impl Feature {
+    /// Why it is missing.
+    pub fn probe(self) -> Result<(), String> {
+        match self {
+            Feature::Tap => tapwire::kernel::tuntap::TapSource::open()
+                .map(drop)
+                .map_err(|e| format!("{:#}", anyhow::Error::new(e))),
+            Feature::Vlan => links("802.1Q", &["p0 type bridge", "link p0 name p1 type vlan id 7"]),
+            Feature::VlanFiltering => links("VLAN filtering", &["p0 type bridge vlan_filtering 1"]),
+            Feature::Vxlan => links("VXLAN", &["p0 type vxlan id 7 dstport 4789"]),
+            Feature::Veth => links("veth", &["p0 type veth peer name p1"]),
+            Feature::Dummy => links("dummy", &["p0 type dummy"]),
+            Feature::Ipv6 if Path::new("/proc/net/if_inet6").exists() => Ok(()),
+            Feature::Ipv6 => Err("this kernel has no IPv6".to_owned()),
+            Feature::Program(name) => program(name)
+                .map(drop)
+                .ok_or_else(|| format!("no program {name} in PATH")),
+        }
+    }
+
+    /// A virtual machine with its own kernel makes up for it.
+    pub fn needs_another_kernel(self) -> bool {
+        !matches!(self, Feature::Tap | Feature::Program(_))
+    }
+}
+
+/// Where a program is, if it is in `PATH` (or where administrators' programs are).
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn links(what: &str, additions: &[&str]) -> Result<(), String> {
+    let elsewhere = Host::new();
+    for addition in additions {
+        let output = elsewhere
+            .command("ip")
+            .args(["link", "add"])
+            .args(addition.split_whitespace())
+            .output()
+            .map_err(|e| format!("cannot run ip: {e}"))?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("this kernel has no {what} ({})", text.trim()));
+        }
+    }
+    Ok(())
+}
