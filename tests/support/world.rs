@@ -139,7 +139,7 @@ fn run_child(name: &str) -> Output {
 
 fn run_in_vm(vmrun: &Path, name: &str) -> Output {
     Command::new(vmrun)
-        .args(["-k", "uml", "--"])
+        .args(["-k", "uml", "-t", "300", "--"])
         .arg(std::env::current_exe().expect("the test binary's own path"))
         .args(arguments(name))
         .stdin(Stdio::null())
