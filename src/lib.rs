@@ -3,6 +3,7 @@
 //! The folders are a pipeline; `ARCHITECTURE.md` is the map, `tests/layering.rs` holds the rules.
 
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod kernel;
 pub mod model;
