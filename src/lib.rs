@@ -2,6 +2,7 @@
 //!
 //! The folders are a pipeline; `ARCHITECTURE.md` is the map, `tests/layering.rs` holds the rules.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -75,6 +75,21 @@ impl Error {
         }
     }
 
+    /// Whether the same request may succeed a moment later, because a daemon is starting or restarting.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Unreachable { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                )
+            }
+            Error::Broken(_) => true,
+            Error::Refused(failure) => failure.kind == FailureKind::Unavailable,
+            Error::Garbled(_) | Error::Silent(_) => false,
+        }
+    }
+
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Error::Unreachable { .. } | Error::Broken(_))
     }

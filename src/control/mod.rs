@@ -14,6 +14,7 @@ pub mod client;
 pub mod routes;
 pub mod server;
 pub mod socket;
+pub mod spec;
 mod stall;
 
 use std::io;
