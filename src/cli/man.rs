@@ -41,7 +41,10 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
 fn collect(command: &Command, name: &str, pages: &mut Vec<(String, String)>) -> Result<(), Failure> {
     // The page's title is the display name, which `build` has set to the same "tapwire-run".
     pages.push((name.to_owned(), render(command)?));
-    for inner in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+    for inner in command
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
+    {
         collect(inner, &format!("{name}-{}", inner.get_name()), pages)?;
     }
     Ok(())

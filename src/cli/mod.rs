@@ -29,7 +29,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use context::Context;
 use failure::{Exit, Failure};
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -178,7 +178,7 @@ fn report(failure: &Failure, json: bool) {
         });
         writeln!(stderr, "{value}")
     } else {
-        let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = output::colour(&stderr);
         let (red, dim, off) = if colour {
             ("\x1b[1;31m", "\x1b[2m", "\x1b[0m")
         } else {

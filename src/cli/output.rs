@@ -32,6 +32,13 @@ impl Style {
     }
 }
 
+/// Whether a stream takes colours.
+pub fn colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+}
+
 /// The buffered standard output of one command.
 #[derive(Debug)]
 pub struct Output {
@@ -42,9 +49,7 @@ pub struct Output {
 impl Output {
     pub fn stdout() -> Self {
         let out = io::stdout().lock();
-        let colour = out.is_terminal()
-            && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-            && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+        let colour = colour(&out);
         Self {
             out: io::BufWriter::new(out),
             colour,

@@ -3,7 +3,7 @@
 use super::LogFormat;
 use super::context::Context;
 use super::failure::Failure;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Run the daemon in the foreground
 ///
@@ -23,14 +23,25 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
-    run_daemon(&context.config_path(), &args.log, context.global.log_format)
+    run_daemon(&Start {
+        config: context.config_path(),
+        socket: context.global.socket.clone(),
+        log: args.log,
+        log_format: context.global.log_format,
+    })
+}
+
+/// What the command line says about a daemon.
+#[derive(Debug)]
+struct Start {
+    config: PathBuf,
+    /// Overrides `daemon.socket`.
+    socket: Option<PathBuf>,
+    log: String,
+    log_format: LogFormat,
 }
 
 /// The daemon until it is told to stop.
-fn run_daemon(config: &Path, log: &str, format: LogFormat) -> Result<(), Failure> {
-    let _ = (log, format);
-    Err(Failure::failed(format!(
-        "the daemon is not built yet ({})",
-        config.display()
-    )))
+fn run_daemon(start: &Start) -> Result<(), Failure> {
+    Err(Failure::failed(format!("the daemon is not built yet: {start:?}")))
 }
