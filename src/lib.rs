@@ -2,7 +2,9 @@
 //!
 //! The folders are a pipeline; `ARCHITECTURE.md` is the map, `tests/layering.rs` holds the rules.
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod desired;
 pub mod engine;

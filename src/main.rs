@@ -1,1 +1,7 @@
-fn main() {}
+//! The one binary; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tapwire::cli::main(std::env::args_os())
+}

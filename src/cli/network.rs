@@ -1,0 +1,200 @@
+//! `tapwire network`.
+
+use super::context::Context;
+use super::failure::Failure;
+use super::output::{Cell, Output, Style, Table, plain};
+use super::port;
+use crate::control::api::{NetworkDetail, NetworkRow, NetworkSpec};
+use crate::control::client::escape;
+use std::io;
+
+/// List, show, add and delete networks
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List networks with their states
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one network, its taps and its peers
+    Show {
+        /// Network id or name
+        network: String,
+    },
+    /// Add a network; it survives a restart of the daemon
+    Add(Add),
+    /// Delete a network that was added with `network add`
+    ///
+    /// Refused while taps are attached. A network from a configuration file can only be deleted there.
+    Delete {
+        /// Network id or name
+        network: String,
+        /// Detach its taps
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Add {
+    /// Network id, usually a UUID
+    id: String,
+    /// local, flat, vlan or vxlan
+    #[arg(long, value_name = "TYPE")]
+    network_type: String,
+    /// VLAN id (1..4094) or VNI (1..16777215)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    segmentation_id: Option<i64>,
+    /// Key of [physical_networks], for flat and vlan
+    #[arg(long, value_name = "NAME")]
+    physical_network: Option<String>,
+    /// MTU in bytes
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    mtu: Option<i64>,
+    /// A name for people
+    #[arg(long)]
+    name: Option<String>,
+    /// Bridge name [default: brq + first 11 characters of the id]
+    #[arg(long)]
+    bridge: Option<String>,
+}
+
+impl Add {
+    /// Checked here as the daemon will check it, so that a typing error needs no daemon to be found.
+    fn into_spec(self) -> Result<NetworkSpec, Failure> {
+        let spec = NetworkSpec {
+            id: self.id,
+            network_type: self.network_type,
+            segmentation_id: self.segmentation_id,
+            physical_network: self.physical_network,
+            mtu: self.mtu,
+            name: self.name,
+            bridge: self.bridge,
+        };
+        match spec.check() {
+            Ok(_) => Ok(spec),
+            Err(errors) => {
+                let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                Err(Failure::usage(texts.join("\nerror: ")))
+            }
+        }
+    }
+}
+
+pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
+    match args.command {
+        Command::List => {
+            let client = context.client()?;
+            let rows: Vec<NetworkRow> = context.block_on(async { Ok(client.get("/v1/networks").await?) })?;
+            context.print(&rows, |out, rows| list(out, rows))
+        }
+        Command::Show { network } => {
+            let client = context.client()?;
+            let path = format!("/v1/networks/{}", escape(&network));
+            let detail: NetworkDetail = context.block_on(async { Ok(client.get(&path).await?) })?;
+            context.print(&detail, show)
+        }
+        Command::Add(add) => {
+            let spec = add.into_spec()?;
+            let client = context.client()?;
+            let row: NetworkRow =
+                context.block_on(async { Ok(client.post("/v1/networks", &spec).await?) })?;
+            context.print(&row, |out, row| {
+                out.line(&plain(&format!("network {} added ({})", row.id, segment(row))))
+            })
+        }
+        Command::Delete { network, force } => {
+            let client = context.client()?;
+            let path = format!("/v1/networks/{}?force={force}", escape(&network));
+            let row: NetworkRow = context.block_on(async { Ok(client.delete(&path).await?) })?;
+            context.print(&row, |out, row| {
+                out.line(&plain(&format!("network {} deleted", row.id)))
+            })
+        }
+    }
+}
+
+/// "vlan 100 on physnet1".
+fn segment(row: &NetworkRow) -> String {
+    let mut text = row.network_type.clone();
+    if let Some(id) = row.segmentation_id {
+        text.push_str(&format!(" {id}"));
+    }
+    if let Some(physical) = &row.physical_network {
+        text.push_str(&format!(" on {physical}"));
+    }
+    text
+}
+
+fn style(state: &str) -> Style {
+    match state {
+        "ready" => Style::Good,
+        "idle" => Style::Dim,
+        "pending" => Style::Attention,
+        _ => Style::Bad,
+    }
+}
+
+fn list(out: &mut Output, rows: &[NetworkRow]) -> io::Result<()> {
+    let mut table = Table::new(&[
+        "NETWORK", "NAME", "SEGMENT", "STATE", "BRIDGE", "UPLINK", ">MTU", ">PORTS", "REASON",
+    ]);
+    for row in rows {
+        table.push(vec![
+            row.id.clone().into(),
+            row.name.clone().into(),
+            segment(row).into(),
+            Cell::styled(style(&row.state), row.state.clone()),
+            row.bridge.clone().into(),
+            row.uplink.clone().into(),
+            row.mtu.into(),
+            row.ports.into(),
+            row.reason.clone().into(),
+        ]);
+    }
+    out.table(&table)
+}
+
+fn show(out: &mut Output, detail: &NetworkDetail) -> io::Result<()> {
+    let row = &detail.row;
+    let id = out.paint(Style::Bold, &row.id);
+    let state = out.paint(style(&row.state), &row.state);
+    let reason = row
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |r| format!(": {}", plain(r)));
+    out.line(&format!("{id}  {}  {state}{reason}", plain(&segment(row))))?;
+    let fields = [
+        ("name", row.name.clone()),
+        ("from", Some(detail.origin.clone())),
+        ("bridge", row.bridge.clone()),
+        ("uplink", row.uplink.clone()),
+        ("mtu", row.mtu.map(|m| m.to_string())),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            out.line(&format!("  {name:<7} {}", plain(&value)))?;
+        }
+    }
+    if !detail.taps.is_empty() {
+        out.line("")?;
+        port::list(out, &detail.taps)?;
+    }
+    if !detail.peers.is_empty() {
+        out.line("")?;
+        let mut table = Table::new(&["VTEP", "MAC", "IP"]);
+        for peer in &detail.peers {
+            table.push(vec![
+                peer.vtep.clone().into(),
+                peer.mac.clone().into(),
+                peer.ip.clone().into(),
+            ]);
+        }
+        out.table(&table)?;
+    }
+    Ok(())
+}

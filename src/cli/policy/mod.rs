@@ -1,0 +1,264 @@
+//! `tapwire policy`.
+
+mod local;
+
+use super::context::Context;
+use super::failure::{Exit, Failure};
+use super::output::{Output, Style, Table, plain};
+use super::status;
+use crate::control::api::{PolicyReloadReport, PolicyReloadRequest, PolicyStatus};
+use crate::control::client::escape;
+use serde_json::Value;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Check, test, try, reload plugins
+///
+/// check, test, replay, types and `eval --ctx` need neither a daemon nor privileges.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show the loaded plugins and their health
+    Status,
+    /// Check plugins: syntax, API version, schema, unused hooks, accidental globals; print their order
+    Check {
+        /// Files or directories [default: the configuration's plugins]
+        plugins: Vec<PathBuf>,
+    },
+    /// Run the plugins' own tests (*_test.lua) in the daemon's sandbox
+    Test {
+        /// Files or directories [default: the configuration's plugins]
+        plugins: Vec<PathBuf>,
+        /// Show which lines no test reached
+        #[arg(long)]
+        coverage: bool,
+    },
+    /// Show what the plugins decide for one tap, and which plugin decided it
+    Eval {
+        /// A live tap (the daemon is asked), or with --ctx the name to put into the context
+        #[arg(long)]
+        tap: Option<String>,
+        /// A context as JSON, as `policy record` writes it; no daemon is asked
+        #[arg(long, value_name = "FILE", required_unless_present = "tap")]
+        ctx: Option<PathBuf>,
+    },
+    /// Write the contexts that the daemon's hooks are called with, one JSON object per line
+    Record {
+        /// Where to [default: stdout]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Stop after this many
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Run recorded contexts through other plugins and print the decisions that differ
+    Replay {
+        /// What `policy record` wrote
+        recording: PathBuf,
+        /// Files or directories to compare with the configuration's plugins
+        #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+        plugins: Vec<PathBuf>,
+    },
+    /// Load the plugins again: all of them, or on any error none
+    Reload {
+        /// Refuse when more ports than this would change [default: 10 % of the ports, at least 10]
+        #[arg(long, value_name = "N")]
+        max_changes: Option<u64>,
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Go back to the plugins before the last reload
+    Rollback,
+    /// Write type definitions for editors (tapwire.d.luau, tapwire_meta.lua)
+    Types {
+        /// Directory, made if missing
+        directory: PathBuf,
+    },
+}
+
+pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
+    let config = context.config_path();
+    match args.command {
+        Command::Status => {
+            let client = context.client()?;
+            let status: PolicyStatus = context.block_on(async { Ok(client.get("/v1/policy").await?) })?;
+            context.print(&status, show_status)
+        }
+        Command::Check { plugins } => {
+            let report = local::check(&config, &plugins)?;
+            context.print(&report, show_check)?;
+            if report.errors.is_empty() {
+                Ok(())
+            } else {
+                Err(Failure::told(Exit::Usage))
+            }
+        }
+        Command::Test { plugins, coverage } => {
+            let report = local::test(&config, &plugins, coverage)?;
+            context.print(&report, show_test)?;
+            if report.failed == 0 {
+                Ok(())
+            } else {
+                Err(Failure::told(Exit::Failed))
+            }
+        }
+        Command::Eval { tap, ctx: Some(file) } => {
+            let decision = local::eval(&config, tap.as_deref(), &file)?;
+            context.print(&decision, show_value)
+        }
+        Command::Eval { tap, ctx: None } => {
+            let path = format!("/v1/policy/eval/{}", escape(tap.as_deref().unwrap_or_default()));
+            let client = context.client()?;
+            let decision: Value = context.block_on(async { Ok(client.get(&path).await?) })?;
+            context.print(&decision, show_value)
+        }
+        Command::Record { output, count } => record(context, output, count),
+        Command::Replay { recording, plugins } => {
+            let differences = local::replay(&config, &recording, &plugins)?;
+            context.print(&differences, |out, rows| show_differences(out, rows))
+        }
+        Command::Reload { max_changes, dry_run } => {
+            let client = context.client()?;
+            let request = PolicyReloadRequest { max_changes, dry_run };
+            let report: PolicyReloadReport =
+                context.block_on(async { Ok(client.post("/v1/policy/reload", &request).await?) })?;
+            context.print(&report, show_reload)
+        }
+        Command::Rollback => {
+            let client = context.client()?;
+            let nothing = serde_json::Map::new();
+            let report: PolicyReloadReport =
+                context.block_on(async { Ok(client.post("/v1/policy/rollback", &nothing).await?) })?;
+            context.print(&report, show_reload)
+        }
+        Command::Types { directory } => {
+            let written = local::types(&directory)?;
+            context.print(&written, |out, files| {
+                for file in files {
+                    out.line(&plain(&file.display().to_string()))?;
+                }
+                Ok(())
+            })
+        }
+    }
+}
+
+/// Until the daemon stops, the count is reached or the user interrupts; what was written so far is complete lines.
+fn record(context: &mut Context, output: Option<PathBuf>, count: Option<u64>) -> Result<(), Failure> {
+    let mut file = match &output {
+        None => None,
+        Some(path) => Some(
+            File::create(path)
+                .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))?,
+        ),
+    };
+    let client = context.client()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot wait for the daemon: {e}")))?;
+    runtime.block_on(async {
+        let mut lines = client.stream("/v1/policy/record").await?;
+        let mut left = count.unwrap_or(u64::MAX);
+        while left > 0 {
+            let Some(line) = lines.next().await? else { break };
+            match &mut file {
+                Some(file) => file
+                    .write_all(format!("{line}\n").as_bytes())
+                    .map_err(|e| Failure::failed(format!("cannot write the recording: {e}")))?,
+                None => {
+                    context.out.line(&line)?;
+                    context.out.flush()?;
+                }
+            }
+            left -= 1;
+        }
+        Ok(())
+    })
+}
+
+fn show_status(out: &mut Output, status: &PolicyStatus) -> io::Result<()> {
+    let generation = status.generation.as_deref().unwrap_or("none");
+    let previous = status
+        .previous
+        .as_ref()
+        .map_or_else(String::new, |p| format!(", rollback to {p}"));
+    out.line(&plain(&format!("generation {generation}{previous}")))?;
+    status::plugins(out, &status.plugins)
+}
+
+fn show_check(out: &mut Output, report: &local::CheckReport) -> io::Result<()> {
+    for error in &report.errors {
+        let tag = out.paint(Style::Bad, "error:");
+        out.line(&format!("{tag} {error}"))?;
+    }
+    for warning in &report.warnings {
+        let tag = out.paint(Style::Attention, "warning:");
+        out.line(&format!("{tag} {warning}"))?;
+    }
+    let mut table = Table::new(&[">ORDER", "PLUGIN", "HOOKS", "FILE"]);
+    for (at, plugin) in (1_u64..).zip(&report.order) {
+        table.push(vec![
+            at.into(),
+            plugin.name.clone().into(),
+            plugin.hooks.join(",").into(),
+            plugin.path.display().to_string().into(),
+        ]);
+    }
+    if table.is_empty() {
+        Ok(())
+    } else {
+        out.table(&table)
+    }
+}
+
+fn show_test(out: &mut Output, report: &local::TestReport) -> io::Result<()> {
+    for case in &report.cases {
+        let word = match case.problem {
+            None => out.paint(Style::Good, "ok    "),
+            Some(_) => out.paint(Style::Bad, "FAILED"),
+        };
+        out.line(&format!("{word}  {}: {}", plain(&case.plugin), plain(&case.name)))?;
+        for line in case.problem.iter().flat_map(|p| p.lines()) {
+            out.line(&format!("        {}", plain(line)))?;
+        }
+    }
+    for line in &report.uncovered {
+        out.line(&format!("not reached: {}", plain(line)))?;
+    }
+    out.line(&format!("{} passed, {} failed", report.passed, report.failed))
+}
+
+fn show_value(out: &mut Output, value: &Value) -> io::Result<()> {
+    // Pretty printing escapes control characters as JSON does.
+    out.line(&format!("{value:#}"))
+}
+
+fn show_differences(out: &mut Output, rows: &[local::Difference]) -> io::Result<()> {
+    for row in rows {
+        out.line(&plain(&format!("line {} {} {}", row.line, row.tap, row.hook)))?;
+        let before = out.paint(Style::Bad, &format!("  - {}", row.before));
+        let after = out.paint(Style::Good, &format!("  + {}", row.after));
+        out.line(&before)?;
+        out.line(&after)?;
+    }
+    out.line(&format!("{} decisions differ", rows.len()))
+}
+
+fn show_reload(out: &mut Output, report: &PolicyReloadReport) -> io::Result<()> {
+    for change in &report.changes {
+        out.line(&plain(change))?;
+    }
+    let generation = report.generation.as_deref().unwrap_or("none");
+    out.line(&plain(&format!(
+        "generation {generation}, {} ports change",
+        report.changes.len()
+    )))
+}

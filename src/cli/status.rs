@@ -1,0 +1,102 @@
+//! `tapwire status`.
+
+use super::context::Context;
+use super::failure::Failure;
+use super::output::{Cell, Output, Style, Table, uptime};
+use crate::control::api::{PluginRow, Status};
+use std::io;
+
+/// Show whether the daemon is in sync, and what it holds
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub fn run(context: &mut Context, _: Args) -> Result<(), Failure> {
+    let client = context.client()?;
+    let status: Status = context.block_on(async { Ok(client.get("/v1/status").await?) })?;
+    context.print(&status, text)
+}
+
+fn text(out: &mut Output, status: &Status) -> io::Result<()> {
+    let sync = if status.in_sync {
+        out.paint(Style::Good, "in sync")
+    } else {
+        out.paint(Style::Attention, "not in sync")
+    };
+    let version = out.paint(Style::Bold, &format!("tapwire {}", status.version));
+    out.line(&format!(
+        "{version}  {sync} since {}, up {}",
+        status.since,
+        uptime(status.uptime_s)
+    ))?;
+    let config = if status.config.ok {
+        out.paint(Style::Plain, &status.config.path)
+    } else {
+        let error = status.config.error.as_deref().unwrap_or("refused");
+        let text = format!("{}  last reload refused: {error}", status.config.path);
+        out.paint(Style::Bad, &text)
+    };
+    out.line(&format!("config     {config}"))?;
+    let ports = &status.ports;
+    let counts = [
+        ("attached", ports.attached, Style::Good),
+        ("configuring", ports.configuring, Style::Attention),
+        ("pending", ports.pending, Style::Attention),
+        ("failed", ports.failed, Style::Bad),
+        ("conflict", ports.conflict, Style::Bad),
+        ("denied", ports.denied, Style::Bad),
+        ("unmanaged", ports.unmanaged, Style::Dim),
+    ];
+    let words: Vec<String> = counts
+        .iter()
+        .filter(|(word, number, _)| *number > 0 || *word == "attached")
+        .map(|(word, number, style)| out.paint(*style, &format!("{number} {word}")))
+        .collect();
+    out.line(&format!("ports      {}", words.join(", ")))?;
+    out.line(&format!("networks   {}", status.networks))?;
+    out.line(&format!("links      {}", status.links))?;
+    let c = &status.counters;
+    out.line(&format!(
+        "events     {}, {} overruns, {} resyncs, {} not decoded",
+        c.events, c.overruns, c.resyncs, c.decode_errors
+    ))?;
+    out.line(&format!("operations {}, {} failed", c.ops, c.op_errors))?;
+    out.line(&format!(
+        "hooks      {} calls, {} failed",
+        c.hook_calls, c.hook_errors
+    ))?;
+    if !status.plugins.is_empty() {
+        out.line("")?;
+        plugins(out, &status.plugins)?;
+    }
+    Ok(())
+}
+
+/// Also what `policy status` shows.
+pub fn plugins(out: &mut Output, rows: &[PluginRow]) -> io::Result<()> {
+    let mut table = Table::new(&[
+        "PLUGIN",
+        "HEALTH",
+        "HOOKS",
+        ">CALLS",
+        ">ERRORS",
+        ">MEMORY",
+        "LAST ERROR",
+    ]);
+    for row in rows {
+        let style = if row.health == "ok" {
+            Style::Good
+        } else {
+            Style::Bad
+        };
+        table.push(vec![
+            row.name.clone().into(),
+            Cell::styled(style, row.health.clone()),
+            row.hooks.join(",").into(),
+            row.calls.into(),
+            row.errors.into(),
+            format!("{} KiB", row.memory_bytes / 1024).into(),
+            row.last_error.clone().into(),
+        ]);
+    }
+    out.table(&table)
+}
