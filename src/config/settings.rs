@@ -1,0 +1,185 @@
+//! The small tables that are there once: `[daemon]`, `[taps]`, `[bridge]`.
+
+use super::DaemonSettings;
+use super::reader::{Refusal, Table};
+use super::report::Findings;
+use super::units;
+use crate::model::{BridgeAttributes, InvalidValue, NamePattern, TapMatch};
+use std::time::Duration;
+use toml::de::DeValue;
+
+pub(super) fn daemon(table: Option<Table<'_>>, findings: &mut Findings) -> DaemonSettings {
+    let mut settings = DaemonSettings::default();
+    let Some(mut t) = table else {
+        return settings;
+    };
+    if let Some(socket) = t.parsed(
+        "socket",
+        "\"/run/tapwire/tapwire.sock\"",
+        findings,
+        units::socket_path,
+    ) {
+        settings.socket = socket.value;
+    }
+    settings.socket_group = t
+        .parsed("socket_group", "\"tapwire\"", findings, units::group_name)
+        .map(|g| g.value);
+    if let Some(dir) = t.parsed(
+        "state_directory",
+        "\"/var/lib/tapwire\"",
+        findings,
+        units::absolute_path,
+    ) {
+        settings.state_directory = dir.value;
+    }
+    if let Some(after) = t.parsed("prune_after", "\"5m\"", findings, units::duration_or_never) {
+        settings.prune_after = after.value;
+    }
+    if let Some(percent) = t.parsed("max_detach", "\"25%\"", findings, units::percent) {
+        settings.max_detach_percent = percent.value;
+    }
+    if let Some(size) = receive_buffer(&mut t, findings) {
+        settings.receive_buffer = size;
+    }
+    settings.metrics_listen = t
+        .parsed(
+            "metrics_listen",
+            "\"127.0.0.1:9478\"",
+            findings,
+            units::loopback_socket,
+        )
+        .map(|a| a.value);
+    t.finish(findings);
+    settings
+}
+
+/// Bytes as a number, or a string with a unit.
+fn receive_buffer(table: &mut Table<'_>, findings: &mut Findings) -> Option<usize> {
+    let item = table.take("receive_buffer")?;
+    let place = item.place;
+    let size = match &item.value {
+        DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(bytes) => units::buffer_size(bytes, &format!("{bytes} bytes")),
+            Err(_) => units::buffer_size(0, &format!("{number} bytes")),
+        },
+        DeValue::String(text) => units::byte_size(text).and_then(|bytes| units::buffer_size(bytes, text)),
+        _ => {
+            item.string("\"64MiB\"", findings)?;
+            return None;
+        }
+    };
+    match size {
+        Ok(size) => Some(size),
+        Err(refusal) => {
+            refusal.report(place, "receive_buffer", "\"64MiB\"", findings);
+            None
+        }
+    }
+}
+
+pub(super) fn taps(table: Option<Table<'_>>, findings: &mut Findings) -> TapMatch {
+    let mut taps = TapMatch {
+        patterns: Vec::new(),
+        other_kinds: Vec::new(),
+        adopt: false,
+    };
+    let mut stated = false;
+    if let Some(mut t) = table {
+        if let Some(list) = t.strings("match", "[\"tap*\", \"vnet*\"]", findings) {
+            stated = true;
+            if list.value.is_empty() {
+                findings
+                    .error(list.place, "`match` is empty: no link would ever be a tap")
+                    .hint("leave it out for the default, [\"tap*\", \"vnet*\"]");
+            }
+            let patterns = list.value.iter().filter_map(|text| {
+                text.parse("match", "[\"tap*\"]", findings, |text| {
+                    Ok(NamePattern::new(text)?)
+                })
+                .map(|p| p.value)
+            });
+            taps.patterns = patterns.collect();
+        }
+        if let Some(list) = t.strings("other_kinds", "[\"veth\"]", findings) {
+            let kinds = list
+                .value
+                .iter()
+                .filter_map(|text| text.parse("other_kinds", "[\"veth\"]", findings, kind));
+            taps.other_kinds = kinds.map(|k| k.value).collect();
+        }
+        taps.adopt = t.boolean("adopt", findings).is_some_and(|a| a.value);
+        t.finish(findings);
+    }
+    if !stated {
+        taps.patterns = ["tap*", "vnet*"]
+            .iter()
+            .filter_map(|p| NamePattern::new(p).ok())
+            .collect();
+    }
+    taps
+}
+
+/// A link kind that may be a port besides taps.
+fn kind(text: &str) -> Result<Box<str>, Refusal> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    match text {
+        "tun" | "tap" => Err(Refusal::new(
+            format!("{text:?} needs no mention"),
+            "links of kind tun in tap mode always match; tun mode has no Ethernet frames",
+        )),
+        "bridge" | "vlan" | "vxlan" => Err(Refusal::new(
+            format!("a {text} device can't be taken for a tap"),
+            "tapwire makes such devices itself; name the kind of the guests' links, as in \"veth\"",
+        )),
+        _ if text.is_empty() || text.len() > 32 || !text.chars().all(legal) => Err(Refusal::new(
+            format!("{text:?} is not a kind of link"),
+            "the word that `ip -d link` shows, as in \"veth\"",
+        )),
+        _ => Ok(text.into()),
+    }
+}
+
+/// `[bridge]`: defaults for every network's bridge.
+pub(super) fn bridge(table: Option<Table<'_>>, findings: &mut Findings) -> BridgeAttributes {
+    let mut attributes = BridgeAttributes::default();
+    let Some(mut t) = table else {
+        return attributes;
+    };
+    t.parsed("mode", "\"per-network\"", findings, |text| match text {
+        "per-network" => Ok(()),
+        "vlan-aware" => Err(Refusal::new(
+            "one VLAN-aware bridge for all networks is not supported yet",
+            "write mode = \"per-network\", or leave it out: one bridge for each network",
+        )),
+        _ => Err(Refusal::new(
+            format!("unknown bridge mode {text:?}"),
+            "write mode = \"per-network\"",
+        )),
+    });
+    attributes.multicast_snooping = t.boolean("mcast_snooping", findings).map(|b| b.value);
+    attributes.ageing_time = t
+        .integer("ageing_time", "300", findings, |seconds| {
+            u32::try_from(seconds)
+                .ok()
+                .filter(|s| *s <= 1_000_000)
+                .map(|s| s * 100)
+                .ok_or_else(|| InvalidValue::new("ageing time", seconds, "outside 0..1000000 seconds").into())
+        })
+        .map(|hundredths| hundredths.value);
+    t.finish(findings);
+    attributes
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self {
+            socket: "/run/tapwire/tapwire.sock".into(),
+            socket_group: None,
+            state_directory: "/var/lib/tapwire".into(),
+            prune_after: Some(Duration::from_secs(300)),
+            max_detach_percent: 25,
+            receive_buffer: 64 << 20,
+            metrics_listen: None,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The corpus of configuration files: `tests/config/valid/*` load, `tests/config/invalid/*` are refused with exactly
+//! the report in the file beside them.
+//!
+//! A case is a file `NAME.toml`, or a folder `NAME` with `main.toml` and what it includes. Its report is `NAME.stderr`.
+//! `TAPWIRE_BLESS=1 cargo test --test config` writes the reports anew; read the difference before committing it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tapwire::config::{self, Config, Report};
+use tapwire::model::{LinkName, Network, PhysicalName, Segment, TapSelector, Vni, VxlanSettings};
+
+/// Relative, so that no machine's path gets into a report; tests run in the package's directory.
+const CORPUS: &str = "tests/config";
+
+/// Main files of all cases of one kind, sorted.
+fn cases(kind: &str) -> Vec<PathBuf> {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(Path::new(CORPUS).join(kind))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter_map(|path| match path.extension() {
+            Some(extension) => (extension == "toml").then_some(path),
+            None => Some(path.join("main.toml")),
+        })
+        .collect();
+    cases.sort();
+    cases
+}
+
+fn report_path(main: &Path) -> PathBuf {
+    match main.file_name() {
+        Some(name) if name == "main.toml" => main.parent().unwrap().with_extension("stderr"),
+        _ => main.with_extension("stderr"),
+    }
+}
+
+#[test]
+fn every_valid_file_loads() {
+    let cases = cases("valid");
+    assert!(cases.len() >= 8, "only {} cases", cases.len());
+    for case in cases {
+        if let Err(report) = config::load(&case) {
+            panic!("{} is refused:\n{report}", case.display());
+        }
+    }
+}
+
+#[test]
+fn every_invalid_file_is_refused_with_exactly_its_report() {
+    let cases = cases("invalid");
+    assert!(cases.len() >= 40, "only {} cases", cases.len());
+    let bless = std::env::var_os("TAPWIRE_BLESS").is_some();
+    let mut wrong = Vec::new();
+    for case in cases {
+        let report = match config::load(&case) {
+            Err(report) => report.render(false),
+            Ok(_) => {
+                wrong.push(format!("{} loads", case.display()));
+                continue;
+            }
+        };
+        let golden = report_path(&case);
+        if bless {
+            std::fs::write(&golden, &report).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        if report != expected {
+            wrong.push(format!("{}: expected\n{expected}\ngot\n{report}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_mistake_has_a_line_a_column_and_a_hint() {
+    for case in cases("invalid") {
+        let report = refused(config::load(&case));
+        assert!(!report.diagnostics().is_empty(), "{}", case.display());
+        for diagnostic in report.diagnostics() {
+            let about_a_line = diagnostic.line.is_some() && diagnostic.column.is_some();
+            assert!(about_a_line, "{}: {}", case.display(), diagnostic.message);
+            assert!(
+                diagnostic.hint.is_some(),
+                "{}: {}",
+                case.display(),
+                diagnostic.message
+            );
+        }
+    }
+}
+
+fn refused(result: Result<Config, Report>) -> Report {
+    match result {
+        Err(report) => report,
+        Ok(_) => panic!("the configuration loads"),
+    }
+}
+
+/// A valid case by name.
+fn valid(name: &str) -> Config {
+    config::load(&Path::new(CORPUS).join("valid").join(name)).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn network<'a>(config: &'a Config, id: &str) -> &'a Network {
+    let found = config.networks.iter().find(|n| n.value.id.as_str() == id);
+    &found.unwrap_or_else(|| panic!("no network {id}")).value
+}
+
+#[test]
+fn an_empty_file_gives_the_documented_defaults() {
+    let config = valid("empty.toml");
+    assert_eq!(config.daemon.socket, Path::new("/run/tapwire/tapwire.sock"));
+    assert_eq!(config.daemon.socket_group, None);
+    assert_eq!(config.daemon.state_directory, Path::new("/var/lib/tapwire"));
+    assert_eq!(config.daemon.prune_after, Some(Duration::from_secs(300)));
+    assert_eq!(config.daemon.max_detach_percent, 25);
+    assert_eq!(config.daemon.receive_buffer, 64 << 20);
+    assert_eq!(config.daemon.metrics_listen, None);
+    let patterns: Vec<&str> = config.taps.patterns.iter().map(|p| p.as_str()).collect();
+    assert_eq!(patterns, ["tap*", "vnet*"]);
+    assert!(config.taps.other_kinds.is_empty() && !config.taps.adopt);
+    assert_eq!(config.vxlan, VxlanSettings::default());
+    assert!(config.networks.is_empty() && config.ports.is_empty());
+}
+
+#[test]
+fn every_key_ends_up_in_its_place() {
+    let config = valid("everything.toml");
+    assert_eq!(config.daemon.prune_after, None);
+    assert_eq!(config.daemon.socket_group.as_deref(), Some("tapwire"));
+    assert_eq!(config.daemon.receive_buffer, 8 << 20);
+    assert_eq!(config.daemon.metrics_listen, Some("[::1]:9478".parse().unwrap()));
+    assert!(config.taps.adopt);
+    assert_eq!(config.vxlan.dstport(), 4789);
+    assert_eq!(config.vxlan.srcport, Some((49152, 65535)));
+    assert_eq!(
+        (config.vxlan.ttl, config.vxlan.dscp, config.vxlan.dscp_inherit),
+        (Some(64), Some(46), true)
+    );
+    let physnet1 = &config.physical_networks[&PhysicalName::new("physnet1").unwrap()];
+    assert!(physnet1.adopt && physnet1.bridge.is_none());
+
+    let blue = network(&config, "6f0c2f5e-7d1b-4c39-9a35-0b7f6f0b1c11");
+    assert_eq!(blue.label(), "blue");
+    assert_eq!(
+        blue.segment,
+        Segment::Vxlan {
+            vni: Vni::new(100).unwrap()
+        }
+    );
+    assert_eq!(blue.mtu.map(|m| m.get()), Some(1450));
+    assert_eq!(blue.bridge.map(|b| b.to_string()), Some("br100".to_owned()));
+    assert!(blue.prewarm);
+    assert_eq!(blue.bridge_options.multicast_snooping, Some(true));
+    assert_eq!(blue.bridge_options.ageing_time, Some(30_000));
+    let alone = network(&config, "alone");
+    assert_eq!(alone.bridge_options.multicast_snooping, Some(false));
+
+    let [first, derived, pattern] = &config.ports[..] else {
+        panic!("{:?}", config.ports);
+    };
+    assert_eq!(first.value.addresses.len(), 2);
+    assert!(!first.value.admin_state_up && derived.value.admin_state_up);
+    assert_eq!(
+        derived.value.tap,
+        TapSelector::Exact(LinkName::new("tap7d5f6a80-3c").unwrap())
+    );
+    assert!(matches!(&pattern.value.tap, TapSelector::Pattern(p) if p.as_str() == "vnet*"));
+    assert_eq!(first.origin, "tests/config/valid/everything.toml:104");
+}
+
+#[test]
+fn peers_are_sorted_and_neither_repeated_nor_ourselves() {
+    let config = valid("everything.toml");
+    let blue = network(&config, "6f0c2f5e-7d1b-4c39-9a35-0b7f6f0b1c11");
+    let vteps: Vec<String> = blue.peers.iter().map(|p| p.vtep.to_string()).collect();
+    assert_eq!(vteps, ["192.0.2.12", "192.0.2.13"]);
+    assert_eq!(
+        blue.peers[1].mac.map(|m| m.to_string()).as_deref(),
+        Some("fa:16:3e:00:00:07")
+    );
+}
+
+#[test]
+fn policy_settings_pass_through_as_json() {
+    let config = valid("everything.toml");
+    assert_eq!(config.policy.plugins.len(), 1);
+    assert!(config.policy.plugins[0].is_absolute() && config.policy.plugins[0].ends_with("plugins/mtu.lua"));
+    assert!(config.policy.base.is_absolute());
+    assert_eq!(config.policy.settings["deadline_ms"], 20);
+    let expected = serde_json::json!({
+        "headroom": 50, "list": [1, 2.5, "three", { "four": true }], "when": "1979-05-27"
+    });
+    assert_eq!(config.policy.plugin["mtu"], expected);
+}
+
+#[test]
+fn included_files_add_to_the_main_file() {
+    let config = valid("included/main.toml");
+    assert_eq!(config.daemon.prune_after, Some(Duration::from_secs(30)));
+    assert_eq!(config.daemon.max_detach_percent, 100);
+    assert_eq!(config.networks.len(), 2);
+    assert_eq!(
+        config.networks[1].origin,
+        "tests/config/valid/included/networks.d/b.toml:2"
+    );
+    let names = |paths: &[PathBuf]| -> Vec<String> {
+        assert!(paths.iter().all(|p| p.is_absolute()));
+        paths
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect()
+    };
+    assert_eq!(
+        names(&config.files),
+        ["main.toml", "a.toml", "b.toml", "physical.toml"]
+    );
+    assert_eq!(
+        names(&config.directories),
+        ["networks.d", "included", "no-such-directory"]
+    );
+}
+
+#[test]
+fn a_configuration_that_is_not_there_says_how_to_make_one() {
+    let report = refused(config::load(Path::new("/nonexistent/tapwire.toml")));
+    assert!(
+        report
+            .to_string()
+            .contains("there is no file /nonexistent/tapwire.toml"),
+        "{report}"
+    );
+    let report = refused(config::load(Path::new("tests")));
+    assert!(report.to_string().contains("tests is a directory"), "{report}");
+    let report = refused(config::load(Path::new("/dev/null")));
+    assert!(report.to_string().contains("not a regular file"), "{report}");
+    for diagnostic in report.diagnostics() {
+        assert!(diagnostic.hint.is_some() && diagnostic.line.is_none());
+    }
+}
+
+#[test]
+fn a_report_is_also_data() {
+    let text = "[daemon]\nprune_afer = \"5m\"\n";
+    let report = refused(config::load_str(text, Path::new("/etc/tapwire/tapwire.toml")));
+    let expected = serde_json::json!([{
+        "file": "/etc/tapwire/tapwire.toml", "line": 2, "column": 1,
+        "message": "unknown key `prune_afer` in [daemon]",
+        "hint": "did you mean `prune_after`?",
+        "related": null
+    }]);
+    assert_eq!(serde_json::to_value(&report).unwrap(), expected);
+}
+
+#[test]
+fn colours_are_the_callers_decision() {
+    let report = refused(config::load_str("x = 1\n", Path::new("a.toml")));
+    assert!(!report.render(false).contains('\u{1b}'));
+    assert!(report.render(true).contains('\u{1b}'));
+}
+
+#[test]
+fn a_hundred_thousand_networks_load() {
+    let mut text = String::from(
+        "[vxlan]\nlocal_ip = \"192.0.2.11\"\nvxlan_group = \"239.0.0.0/8\"\n[physical_networks]\np = { interface = \"eth1\" }\n",
+    );
+    for n in 1..=100_000 {
+        let id = format!("{n:08x}-7d1b-4c39-9a35-0b7f6f0b1c11");
+        text.push_str(&format!(
+            "[[network]]\nid = \"{id}\"\nname = \"net {n}\"\nnetwork_type = \"vxlan\"\nsegmentation_id = {n}\nmtu = 1450\n\
+             [[port]]\nid = \"{id}\"\nnetwork = \"{id}\"\nmac = \"fa:16:3e:00:00:05\"\naddresses = [\"10.0.0.5\"]\n"
+        ));
+    }
+    let config = config::load_str(&text, Path::new("many.toml")).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!((config.networks.len(), config.ports.len()), (100_000, 100_000));
+}
+
+#[test]
+fn a_hundred_thousand_mistakes_are_refused_without_ado() {
+    let mut text = String::new();
+    for n in 0..50_000 {
+        text.push_str(&format!(
+            "[[network]]\nid = \"network-{n}\"\nnetwork_type = \"local\"\n[[port]]\nid = \"port-{n:08}\"\nnetwork = \"netwrk-{n}x\"\n"
+        ));
+    }
+    let report = refused(config::load_str(&text, Path::new("many.toml")));
+    assert!(
+        report.diagnostics().len() >= 50_000,
+        "{}",
+        report.diagnostics().len()
+    );
+}

@@ -1,0 +1,1 @@
+return { name = "mtu", api = 1 }
