@@ -1,3 +1,4 @@
 //! Netlink and tap devices: the only folder that talks to the kernel.
 
 pub mod tuntap;
+pub mod watch;
