@@ -4,5 +4,6 @@
 //! An edge folder: it reads the kernel folder's plain event types, and nothing decides by what is in here. Every part
 //! is bounded and drops its own data rather than delaying anybody: a recorder that cannot write stops recording.
 
+pub mod clock;
 pub mod record;
 pub mod trace;

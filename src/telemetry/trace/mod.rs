@@ -7,6 +7,7 @@ pub mod event;
 pub mod fields;
 pub mod filter;
 pub mod join;
+pub mod live;
 pub mod state;
 pub mod text;
 
