@@ -108,7 +108,9 @@ async fn run<R: Write>(
     let watch = Watch::open(objects, receive_buffer)?;
     let granted = watch.receive_buffer();
     let snapshot = watch::dump(objects)?;
-    let mut watch = AsyncFd::new(watch).map_err(WatchError::Receive)?;
+    // SAFETY: `Watch` owns its descriptor, always returns that one, and `get_mut` below never replaces it.
+    let registered = unsafe { AsyncFd::register(watch) };
+    let mut watch = registered.map_err(|error| WatchError::Receive(error.into()))?;
     let mut tracer = Tracer::new();
     tracer.seed(snapshot.rows());
     let mut session = Session {
