@@ -12,3 +12,4 @@ pub mod kernel;
 pub mod model;
 pub mod observed;
 pub mod plan;
+pub mod telemetry;

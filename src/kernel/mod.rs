@@ -26,8 +26,9 @@ pub mod request;
 pub mod snapshot;
 mod socket;
 pub mod tuntap;
-pub mod wire;
 
+pub mod watch;
+pub mod wire;
 pub use decode::{Change, NeighbourRow};
 pub use error::{Class, Error, Goal, Refusal};
 pub use executor::{Executor, Outcome, Transport, Verdict};

@@ -1,0 +1,259 @@
+//! The daemon's decisions beside the events they answer.
+//!
+//! The trace reads the kernel's events itself and, over the control socket (`/v1/trace`, server-sent events), the
+//! daemon's decisions: one JSON object each, [`Decision`]. Both stamp with CLOCK_MONOTONIC, and both received the same
+//! message within moments of each other. Rule of joining:
+//! - a decision answers the **last event of its ifindex received up to `ts_us`** (+ [`SLACK_US`]);
+//! - events of that ifindex received after it and up to the decision's end (`ts_us + elapsed_us`, + slack) are caused
+//!   by it, unless the kernel names somebody else's port id: cause "own", with the operation that fits;
+//! - a decision that fits no event within [`HOLD_US`] gets a line of its own.
+//!
+//! So lines are held back for [`HOLD_US`] when a daemon is there; without one, nothing is held.
+
+use super::event::{Decided, Line, Object, TraceEvent, Value, Word};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// How far apart the two processes may have read the same message, microseconds.
+pub const SLACK_US: u64 = 20_000;
+/// How long a line waits for its decision, microseconds.
+pub const HOLD_US: u64 = 250_000;
+
+/// One decision of the daemon, as `/v1/trace` streams it and as `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// CLOCK_MONOTONIC, microseconds, when the daemon received what it answers.
+    pub ts_us: u64,
+    /// The id that events, plans, operations and logs of one cause share.
+    pub cause: u64,
+    pub ifindex: u32,
+    pub ifname: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Box<str>>,
+    /// "attach", "leave alone: no mapping", "detach" ...
+    pub decision: Box<str>,
+    /// Names of the operations carried out, as in `plan --json`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ops: Vec<Box<str>>,
+    /// "ok", or the error with the kernel's text; absent when nothing was to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Box<str>>,
+    /// To the last acknowledgement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elapsed_us: Option<u64>,
+}
+
+impl Decision {
+    fn end_us(&self) -> u64 {
+        self.ts_us
+            .saturating_add(self.elapsed_us.unwrap_or(0))
+            .saturating_add(SLACK_US)
+    }
+}
+
+/// Holds lines back until their decision can have come. Bounded by time on one side and by the kernel's event rate on
+/// the other.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    lines: VecDeque<Line>,
+    decisions: VecDeque<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    decision: Decision,
+    shown: bool,
+}
+
+impl Joiner {
+    pub fn push(&mut self, line: Line) {
+        self.lines.push_back(line);
+    }
+
+    pub fn decide(&mut self, decision: Decision) {
+        self.decisions.push_back(Pending {
+            decision,
+            shown: false,
+        });
+    }
+
+    /// When [`Joiner::release`] has something next; microseconds.
+    pub fn deadline_us(&self) -> Option<u64> {
+        let line = self.lines.front().map(Line::ts_us);
+        let decision = self.decisions.front().map(|p| p.decision.ts_us);
+        let first = match (line, decision) {
+            (Some(line), Some(decision)) => line.min(decision),
+            (line, decision) => line.or(decision)?,
+        };
+        Some(first.saturating_add(HOLD_US))
+    }
+
+    /// Lines that have waited long enough, joined with what was decided. `now_us` as `u64::MAX` empties it.
+    pub fn release(&mut self, now_us: u64) -> Vec<Line> {
+        let due = |ts: u64| ts.saturating_add(HOLD_US) <= now_us;
+        let mut out = Vec::new();
+        while self.lines.front().is_some_and(|line| due(line.ts_us())) {
+            let Some(mut line) = self.lines.pop_front() else {
+                break;
+            };
+            if let Line::Event(event) = &mut line {
+                self.join(event);
+            }
+            out.push(line);
+        }
+        // A decision may still cause lines that wait; it goes when it can no longer.
+        while self.decisions.front().is_some_and(|p| due(p.decision.end_us())) {
+            if let Some(Pending {
+                decision,
+                shown: false,
+            }) = self.decisions.pop_front()
+            {
+                out.push(Line::Decision(Box::new(decision)));
+            }
+        }
+        out
+    }
+
+    fn join(&mut self, event: &mut TraceEvent) {
+        if !matches!(event.object, Object::Link | Object::Port) || event.resync {
+            return;
+        }
+        let later = self.lines.iter().filter_map(|line| match line {
+            Line::Event(later) if later.ifindex == event.ifindex => Some(later.ts_us),
+            _ => None,
+        });
+        let next = later.min();
+        for pending in self
+            .decisions
+            .iter_mut()
+            .filter(|p| p.decision.ifindex == event.ifindex)
+        {
+            let decision = &pending.decision;
+            let answered_by = decision.ts_us.saturating_add(SLACK_US);
+            // The last one up to the decision, and within slack of it the first that is not after it.
+            let last = next.is_none_or(|next| next > decision.ts_us);
+            if !pending.shown && event.ts_us <= answered_by && last {
+                event.decided = Some(Decided {
+                    decision: decision.decision.clone(),
+                    outcome: decision.outcome.clone(),
+                    elapsed_us: decision.elapsed_us,
+                });
+                pending.shown = true;
+            } else if pending.shown
+                && event.ts_us <= decision.end_us()
+                && !decision.ops.is_empty()
+                && event.cause.portid.is_none()
+            {
+                event.cause.own = true;
+                event.cause.op = operation(event, &decision.ops).map(Into::into);
+            }
+        }
+    }
+}
+
+/// Which of the operations can have made this difference; none when only one of several could have and it is not clear.
+fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
+    let done = |name: &str| ops.iter().find(|op| &***op == name).map(|op| &**op);
+    let up = event
+        .diff
+        .iter()
+        .filter(|change| change.field == "flags")
+        .find_map(|change| match &change.new {
+            Value::Flags(flags) => Some(flags.contains(&"up")),
+            _ => None,
+        });
+    let fits = match (event.word, up) {
+        (Word::Enslaved, _) => done("attach"),
+        (Word::Released, _) => done("detach"),
+        (_, Some(true)) => done("up"),
+        (_, Some(false)) => done("down"),
+        _ => None,
+    };
+    fits.or_else(|| match ops {
+        [only] => Some(only),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::trace::{Cause, Change};
+
+    fn event(ts_us: u64, ifindex: u32, word: Word) -> Line {
+        Line::Event(Box::new(TraceEvent {
+            ts_us,
+            seq: 0,
+            word,
+            object: Object::Link,
+            family: "unspec",
+            ifindex,
+            ifname: "tap0".into(),
+            kind: "tap".into(),
+            key: None,
+            master: None,
+            network: None,
+            diff: Vec::<Change>::new(),
+            cause: Cause::default(),
+            decided: None,
+            resync: false,
+        }))
+    }
+
+    fn decision(ts_us: u64, ifindex: u32, elapsed_us: u64) -> Decision {
+        Decision {
+            ts_us,
+            cause: 1,
+            ifindex,
+            ifname: "tap0".into(),
+            network: Some("blue".into()),
+            decision: "attach".into(),
+            ops: vec!["attach".into(), "up".into()],
+            outcome: Some("ok".into()),
+            elapsed_us: Some(elapsed_us),
+        }
+    }
+
+    fn shown(lines: &[Line]) -> Vec<(bool, bool, Option<&str>)> {
+        lines
+            .iter()
+            .map(|line| match line {
+                Line::Event(e) => (e.decided.is_some(), e.cause.own, e.cause.op.as_deref()),
+                _ => (false, false, Some("a line of its own")),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_decision_is_shown_on_the_event_it_answers_and_owns_what_follows() {
+        let mut joiner = Joiner::default();
+        joiner.push(event(1_000, 5, Word::New));
+        joiner.push(event(1_000, 6, Word::New));
+        joiner.push(event(1_200, 5, Word::Enslaved));
+        joiner.push(event(900_000, 5, Word::Change));
+        joiner.decide(decision(1_010, 5, 400));
+        assert_eq!(joiner.release(100_000), []);
+        let lines = joiner.release(u64::MAX);
+        assert_eq!(
+            shown(&lines),
+            [
+                (true, false, None),
+                (false, false, None),
+                (false, true, Some("attach")),
+                (false, false, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_decision_without_its_event_gets_a_line_of_its_own() {
+        let mut joiner = Joiner::default();
+        joiner.push(event(1_000, 6, Word::New));
+        joiner.decide(decision(1_010, 5, 400));
+        assert_eq!(
+            shown(&joiner.release(u64::MAX)).last(),
+            Some(&(false, false, Some("a line of its own")))
+        );
+        assert_eq!(joiner.deadline_us(), None);
+    }
+}
