@@ -688,7 +688,7 @@ fn kind_of(name: &Name) -> (Object, &'static str) {
 /// The network a device of ours is marked with.
 fn network(device: &Device) -> Option<&str> {
     match Mark::read(device.alias.as_deref()) {
-        Mark::Made(id) | Mark::Adopted(id) => Some(id),
+        Mark::Made(owner) | Mark::Adopted(owner) => Some(owner.network),
         Mark::Foreign => None,
     }
 }
