@@ -12,4 +12,5 @@ pub mod kernel;
 pub mod model;
 pub mod observed;
 pub mod plan;
+pub mod source;
 pub mod telemetry;

@@ -1,9 +1,9 @@
 //! `tapwire run`.
 
-use super::LogFormat;
 use super::context::Context;
-use super::failure::Failure;
-use std::path::PathBuf;
+use super::failure::{Exit, Failure};
+use crate::daemon;
+use std::io::Write;
 
 /// Run the daemon in the foreground
 ///
@@ -23,25 +23,18 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
-    run_daemon(&Start {
-        config: context.config_path(),
-        socket: context.global.socket.clone(),
-        log: args.log,
-        log_format: context.global.log_format,
+    let _ = &args.log;
+    let start = daemon::Start { config: context.config_path(), socket: context.global.socket.clone() };
+    daemon::run(&start).map_err(|error| match &error {
+        daemon::Error::Config(report) => {
+            let stderr = std::io::stderr();
+            let text = report.render(super::output::colour(&stderr));
+            // Nobody is left to tell when stderr itself fails.
+            let _ = write!(stderr.lock(), "{text}");
+            Failure::told(Exit::Usage)
+        }
+        daemon::Error::SecondInstance => Failure::failed(error.to_string())
+            .hint("`tapwire status` asks the one that runs; each network namespace has at most one"),
+        _ => Failure::from_error(Exit::Failed, &error),
     })
-}
-
-/// What the command line says about a daemon.
-#[derive(Debug)]
-struct Start {
-    config: PathBuf,
-    /// Overrides `daemon.socket`.
-    socket: Option<PathBuf>,
-    log: String,
-    log_format: LogFormat,
-}
-
-/// The daemon until it is told to stop.
-fn run_daemon(start: &Start) -> Result<(), Failure> {
-    Err(Failure::failed(format!("the daemon is not built yet: {start:?}")))
 }

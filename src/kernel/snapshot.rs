@@ -20,6 +20,8 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use crate::plan::address_move::address_of;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A list and how far it can be trusted.
@@ -149,6 +151,22 @@ impl Snapshot {
                 )
                 .await?;
             all.append(listed);
+        }
+        Ok(all)
+    }
+
+    /// Which address is on which link, of all links.
+    pub async fn all_addresses(&mut self) -> Result<Listing<(Ifindex, IpAddr)>, Error> {
+        let mut all = Listing::empty();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = AddressMessage::default();
+            message.header.family = family;
+            let request = RouteNetlinkMessage::GetAddress(message);
+            let listed = self.list("dump_addresses", &request, |change| match change {
+                Change::AddressSet(record) => Some((Ifindex::new(record.ifindex)?, address_of(&record)?)),
+                _ => None,
+            });
+            all.append(listed.await?);
         }
         Ok(all)
     }

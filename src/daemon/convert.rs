@@ -1,0 +1,94 @@
+//! Between the kernel edge's words and the engine's. No decisions, only translation.
+
+use crate::engine::event::{Applied, Done, Failure, FailureClass, StepResult};
+use crate::kernel::{self, Class, Executor, Outcome, Transport, Verdict};
+use crate::model::Ifindex;
+use crate::observed::Change;
+use crate::plan::Plan;
+use crate::plan::address_move::address_of;
+use crate::plan::op::Op;
+
+/// What a message says, if it says something that the engine's mirror holds.
+pub fn change(change: kernel::Change) -> Option<Change> {
+    match change {
+        kernel::Change::Link(link) => Some(Change::Upsert(link)),
+        kernel::Change::LinkGone { index, .. } => Some(Change::Removed(index)),
+        kernel::Change::BridgePort { index, master, flags } => Some(Change::BridgePort { index, master, flags }),
+        kernel::Change::LeftBridge { index, master: Some(master) } => Some(Change::LeftBridge { index, master }),
+        kernel::Change::AddressSet(record) => Some(Change::Address {
+            index: Ifindex::new(record.ifindex)?,
+            address: address_of(&record)?,
+            present: true,
+        }),
+        kernel::Change::AddressGone(record) => Some(Change::Address {
+            index: Ifindex::new(record.ifindex)?,
+            address: address_of(&record)?,
+            present: false,
+        }),
+        kernel::Change::LeftBridge { master: None, .. }
+        | kernel::Change::RouteSet(_)
+        | kernel::Change::RouteGone(_)
+        | kernel::Change::NeighbourSet(_)
+        | kernel::Change::NeighbourGone(_)
+        | kernel::Change::Other => None,
+    }
+}
+
+pub fn failure(error: &kernel::Error) -> Failure {
+    let class = match error.class() {
+        Class::Gone => FailureClass::Gone,
+        Class::Transient => FailureClass::Busy,
+        Class::Unsupported => FailureClass::Unsupported,
+        Class::Denied => FailureClass::Denied,
+        Class::Full => FailureClass::Full,
+        Class::AlreadySo | Class::Refused | Class::Bug => FailureClass::Refused,
+    };
+    // The operation is named beside it; a refusal's own words are enough.
+    let message = match error {
+        kernel::Error::Refused { refusal, .. } => refusal.to_string(),
+        other => chain(other),
+    };
+    Failure { class, errno: error.errno().unwrap_or(0), message }
+}
+
+/// An error with its causes, one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn result(outcome: Outcome) -> StepResult {
+    let elapsed_us = u32::try_from(outcome.elapsed.as_micros()).unwrap_or(u32::MAX);
+    let outcome = match outcome.verdict {
+        Verdict::Done | Verdict::AlreadySo(_) => Ok(Applied::Done),
+        Verdict::Created(link) => Ok(Applied::Created(link)),
+        Verdict::AlreadyThere(link) => Ok(Applied::AlreadyThere(link)),
+        Verdict::Failed(error) => Err(failure(&error)),
+    };
+    StepResult { outcome, elapsed_us }
+}
+
+/// Carries a plan out, taking done steps back if a later one fails.
+pub fn execute<T: Transport>(executor: &mut Executor<T>, plan: Plan) -> Done {
+    let ops: Vec<Op> = plan.steps.iter().map(|step| step.op.clone()).collect();
+    let mut results = Vec::with_capacity(ops.len());
+    executor.run(&ops, |_, outcome| results.push(result(outcome)));
+    let mut undo_failures = Vec::new();
+    if let Some(failed) = results.iter().position(|r| r.outcome.is_err()) {
+        let done = plan.steps.iter().take(failed).rev();
+        for undo in done.filter_map(|step| step.undo.as_ref()) {
+            executor.run(std::slice::from_ref(undo), |_, outcome| {
+                if let Verdict::Failed(error) = &outcome.verdict {
+                    undo_failures.push(format!("{undo}: {}", chain(error)));
+                }
+            });
+        }
+    }
+    Done { plan, results, undo_failures }
+}

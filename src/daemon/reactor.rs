@@ -1,0 +1,279 @@
+//! The one loop.
+//!
+//! Each turn: read the link events that are queued (bounded), tell the engine when the queue is empty, carry out a few
+//! of its actions, hand out its notes; then, if nothing is left to do, sleep until the kernel, a client, a signal or a
+//! deadline wakes it. Netlink requests are answered inside the system call that sends them, so carrying out an action
+//! is two system calls and no waiting. No policy code runs here, no file is read between an event and its attach.
+
+use super::convert;
+use super::sources::{self, Told};
+use super::waiters::Waiters;
+use super::{Error, notify, report};
+use crate::config::Config;
+use crate::control::api::Request;
+use crate::engine::Engine;
+use crate::engine::event::{Action, Event, Loss, Snapshot as Dump};
+use crate::engine::note::What;
+use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
+use crate::model::{Ifindex, NeighbourEntry, NetworkId, Time, owned};
+use crate::plan::Key;
+use crate::source::store::Store;
+use crate::plan::address_move::Carried;
+use crate::plan::forwarding::ForwardingHave;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Datagrams read in one go: enough for a burst, few enough that actions get their turn.
+const READ_BUDGET: usize = 512;
+/// Actions between two looks at the monitor socket.
+const ACTION_BUDGET: usize = 32;
+/// The address socket's receive buffer: an address event is 1 KB or so, and a lost one is made good by a dump.
+const ADDRESS_BUFFER: usize = 1024 * 1024;
+
+pub struct Reactor {
+    pub(super) engine: Engine,
+    executor: Executor,
+    snapshot: Snapshot,
+    links: Monitor,
+    addresses: Monitor,
+    base: Instant,
+    pub(super) started: SystemTime,
+    pub(super) config: Config,
+    pub(super) config_path: PathBuf,
+    /// Why the last reload was refused.
+    pub(super) config_error: Option<String>,
+    pub(super) told: Told,
+    pub(super) host: String,
+    pub(super) waiters: Waiters,
+    pub(super) store: Option<Store>,
+    ready: bool,
+}
+
+impl Reactor {
+    /// Opens everything in the calling thread's network namespace: subscribed before anything is read.
+    pub fn open(config: Config, config_path: PathBuf) -> Result<Self, Error> {
+        let links = Monitor::open(Subscription::Links, config.daemon.receive_buffer)?;
+        let addresses = Monitor::open(Subscription::Addresses, ADDRESS_BUFFER)?;
+        let told = Told::default();
+        let host = sources::host_identity();
+        let desired = sources::desired(&config, &told, &host);
+        let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
+        engine.handle(Event::SourcesInSync, Time::ZERO);
+        tracing::info!(
+            target: "daemon",
+            version = env!("CARGO_PKG_VERSION"),
+            config = %config_path.display(),
+            networks = engine.desired().network_count(),
+            receive_buffer = links.granted_buffer(),
+            "starting"
+        );
+        Ok(Self {
+            engine,
+            executor: Executor::open()?,
+            snapshot: Snapshot::open()?,
+            links,
+            addresses,
+            base: Instant::now(),
+            started: SystemTime::now(),
+            config,
+            config_path,
+            config_error: None,
+            told,
+            host,
+            waiters: Waiters::default(),
+            store: None,
+            ready: false,
+        })
+    }
+
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Request>) -> Result<(), Error> {
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut hangup = listen(SignalKind::hangup())?;
+        let watchdog = notify::watchdog_interval();
+        loop {
+            let idle = self.turn().await?;
+            if !idle {
+                // Between two turns of a storm the other inputs get a look, without waiting.
+                if let Ok(request) = commands.try_recv() {
+                    self.answer(request).await;
+                }
+                continue;
+            }
+            let now = self.now();
+            let deadline = self.engine.next_deadline().map(|at| at.since(now));
+            // Every arm is cancel-safe: readiness, channel and signals lose nothing when dropped; sleeps are made anew.
+            tokio::select! {
+                biased;
+                ready = self.links.readable() => ready?,
+                ready = self.addresses.readable() => ready?,
+                Some(request) = commands.recv() => self.answer(request).await,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.reload_on_signal().await,
+                () = sleep(deadline) => {}
+                () = sleep(watchdog) => {}
+            }
+            if watchdog.is_some() {
+                notify::watchdog();
+            }
+        }
+        notify::stopping();
+        tracing::info!(target: "daemon", "stopping; every port stays attached");
+        Ok(())
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.time_of(Instant::now())
+    }
+
+    fn time_of(&self, instant: Instant) -> Time {
+        Time::ZERO.plus(instant.saturating_duration_since(self.base))
+    }
+
+    /// Reads, decides, does. True if nothing is left to do without a new event.
+    async fn turn(&mut self) -> Result<bool, Error> {
+        let drained = self.read_links()?;
+        self.read_addresses()?;
+        if drained == Drained::Empty {
+            self.engine.handle(Event::Drained, self.now());
+        }
+        let mut acted = 0;
+        while acted < ACTION_BUDGET {
+            let Some(action) = self.engine.poll_action(self.now()) else { break };
+            self.carry_out(action).await;
+            acted += 1;
+        }
+        if acted > 0 || drained == Drained::Budget {
+            return Ok(false);
+        }
+        self.hand_out_notes();
+        Ok(true)
+    }
+
+    fn read_links(&mut self) -> Result<Drained, Error> {
+        let (engine, base) = (&mut self.engine, self.base);
+        Ok(self.links.drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+    }
+
+    fn read_addresses(&mut self) -> Result<Drained, Error> {
+        let (engine, base) = (&mut self.engine, self.base);
+        Ok(self.addresses.drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+    }
+
+    async fn carry_out(&mut self, action: Action) {
+        let event = match action {
+            Action::Execute(plan) => {
+                if cfg!(debug_assertions) {
+                    for fault in crate::plan::check::check(&plan, self.engine.observed()) {
+                        tracing::error!(target: "plan", %fault, "plan breaks a rule");
+                    }
+                }
+                Event::Done(convert::execute(&mut self.executor, plan))
+            }
+            Action::Snapshot => self.take_snapshot().await,
+            Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
+            Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
+            Action::AskPort { index, ticket } => Event::PortVerdict { index, ticket, verdict: Box::default() },
+            Action::AskNetwork { network, ticket } => {
+                Event::NetworkVerdict { network, ticket, verdict: Box::default() }
+            }
+        };
+        let now = self.now();
+        self.engine.handle(event, now);
+    }
+
+    async fn take_snapshot(&mut self) -> Event {
+        let links = match self.snapshot.links().await {
+            Ok(listing) if listing.complete => listing.rows,
+            Ok(_) => return Event::SnapshotFailed { error: "the list changed while it was read".to_owned() },
+            Err(error) => return Event::SnapshotFailed { error: convert::chain(&error) },
+        };
+        match self.snapshot.all_addresses().await {
+            Ok(listing) => Event::Snapshot(Dump { links, addresses: listing.rows }),
+            Err(error) => Event::SnapshotFailed { error: convert::chain(&error) },
+        }
+    }
+
+    async fn read_forwarding(&mut self, network: NetworkId, device: Ifindex) -> Event {
+        let fdb = self.snapshot.forwarding(device).await;
+        let neighbours = self.snapshot.neighbours(device).await;
+        let have = match (fdb, neighbours) {
+            (Ok(fdb), Ok(neighbours)) => {
+                let permanent = |ours_only: bool| {
+                    let rows = neighbours.rows.iter();
+                    rows.filter(|row| !ours_only || row.protocol == Some(owned::PROTOCOL))
+                        .filter_map(|row| row.neighbour())
+                        .collect::<BTreeSet<NeighbourEntry>>()
+                };
+                Ok(ForwardingHave { fdb: fdb.rows, neighbours: permanent(false), our_neighbours: permanent(true) })
+            }
+            (Err(error), _) | (_, Err(error)) => Err(convert::failure(&error)),
+        };
+        Event::Forwarding { network, device, have }
+    }
+
+    async fn read_carried(&mut self, key: Key, devices: Vec<Ifindex>) -> Event {
+        let mut all = Vec::with_capacity(devices.len());
+        for device in devices {
+            let addresses = self.snapshot.addresses(device).await;
+            let routes = self.snapshot.routes(device).await;
+            match (addresses, routes) {
+                (Ok(addresses), Ok(routes)) => {
+                    all.push(Carried { addresses: addresses.rows, routes: routes.rows });
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    return Event::Carried { key, have: Err(convert::failure(&error)) };
+                }
+            }
+        }
+        Event::Carried { key, have: Ok(all) }
+    }
+
+    pub(super) fn watch_files(&mut self) {}
+
+    fn hand_out_notes(&mut self) {
+        for note in self.engine.take_notes() {
+            report::log(&note);
+            if matches!(note.what, What::InSync { .. }) && !self.ready {
+                self.ready = true;
+                notify::ready("in sync");
+            }
+        }
+        if !self.waiters.is_empty() {
+            let now = self.now();
+            self.waiters.look(&self.engine, now);
+        }
+    }
+}
+
+fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
+    let at = |received: Instant| Time::ZERO.plus(received.saturating_duration_since(base));
+    match event {
+        RxEvent::Message { received, change, .. } => {
+            if let Some(change) = convert::change(change) {
+                engine.handle(Event::Kernel(change), at(received));
+            }
+        }
+        RxEvent::Undecodable { received, source, .. } => {
+            tracing::warn!(target: "kernel::rx", error = %source, "message does not decode");
+            engine.handle(Event::Lost(Loss::Undecodable), at(received));
+        }
+        RxEvent::Overrun { received } => engine.handle(Event::Lost(Loss::Overrun), at(received)),
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(Error::Runtime)
+}
+
+/// Never ends without a duration: no timer is armed.
+async fn sleep(duration: Option<std::time::Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,138 @@
+//! The engine's state in the control socket's words.
+
+use crate::control::api::{NetworkRow, PortRow, PortState as Word};
+use crate::engine::Engine;
+use crate::engine::state::{PortState, SegmentState, Tap};
+use crate::model::{Ifindex, Link, LinkName, Network};
+use crate::plan::op::{Master, Op};
+
+pub fn port_word(state: &PortState) -> Word {
+    match state {
+        PortState::Pending { .. } => Word::Pending,
+        PortState::Configuring => Word::Configuring,
+        PortState::Attached => Word::Attached,
+        PortState::Failed { .. } => Word::Failed,
+        PortState::Conflict { .. } => Word::Conflict,
+        PortState::Denied { .. } => Word::Denied,
+    }
+}
+
+pub fn port(engine: &Engine, index: Ifindex, tap: &Tap) -> PortRow {
+    let link = engine.observed().link(index);
+    let reason = match &tap.remark {
+        Some(remark) => Some(remark.to_string()),
+        None => Some(tap.state.to_string()).filter(|text| !text.is_empty()),
+    };
+    let mapping = engine.desired().mapping_for(&tap.name);
+    PortRow {
+        tap: tap.name.to_string(),
+        ifindex: index.get(),
+        port: mapping.and_then(|m| m.id.as_ref()).map(ToString::to_string),
+        network: tap.intent.network().map(ToString::to_string),
+        bridge: link.and_then(|l| l.master).and_then(|m| engine.observed().link(m)).map(|l| l.name.to_string()),
+        state: port_word(&tap.state),
+        reason,
+        mtu: link.map_or(0, |l| l.mtu),
+        attach_us: tap.attach_us,
+    }
+}
+
+pub fn unmanaged(engine: &Engine, link: &Link) -> PortRow {
+    let bridge = link.master.and_then(|m| engine.observed().link(m)).map(|l| l.name.to_string());
+    PortRow {
+        tap: link.name.to_string(),
+        ifindex: link.index.get(),
+        port: None,
+        network: None,
+        bridge,
+        state: Word::Unmanaged,
+        reason: Some("its name matches nothing in taps.match".to_owned()),
+        mtu: link.mtu,
+        attach_us: None,
+    }
+}
+
+/// A managed tap, or an unmanaged link of a tap's kind.
+pub fn port_by_name(engine: &Engine, name: &LinkName) -> Option<PortRow> {
+    let link = engine.observed().by_name(name)?;
+    match engine.tap(link.index) {
+        Some(tap) => Some(port(engine, link.index, tap)),
+        None => engine.unmanaged().find(|l| l.index == link.index).map(|l| unmanaged(engine, l)),
+    }
+}
+
+pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
+    let state = engine.network_state(network);
+    let segment = engine.segment(&network.id);
+    let name_of = |index: Option<Ifindex>| index.and_then(|i| engine.observed().link(i)).map(|l| l.name.to_string());
+    let attached = segment.into_iter().flat_map(|s| &s.users).filter(|index| {
+        engine.tap(**index).is_some_and(|tap| tap.state == PortState::Attached)
+    });
+    NetworkRow {
+        id: network.id.to_string(),
+        name: network.name.as_deref().map(str::to_owned),
+        network_type: network.segment.network_type().to_owned(),
+        segmentation_id: network.segment.segmentation_id(),
+        physical_network: network.segment.physical().map(ToString::to_string),
+        bridge: name_of(segment.and_then(|s| s.bridge))
+            .or_else(|| engine.desired().bridge_name(network).map(|n| n.to_string())),
+        uplink: name_of(segment.and_then(|s| s.uplink)),
+        mtu: segment.and_then(|s| s.mtu).or(network.mtu).map(|m| m.get()),
+        ports: attached.count() as u64,
+        state: match state {
+            SegmentState::Configuring => "pending".to_owned(),
+            other => other.word().to_owned(),
+        },
+        reason: Some(engine.network_state(network).to_string()).filter(|text| !text.is_empty()),
+    }
+}
+
+/// An operation's parts, for programs; the line beside it is for people.
+pub fn op_args(op: &Op) -> serde_json::Value {
+    use serde_json::json;
+    match op {
+        Op::CreateBridge { name, mac, mtu, .. } => {
+            json!({"link": name.to_string(), "mac": mac.to_string(), "mtu": mtu.map(|m| m.get())})
+        }
+        Op::CreateVlan { name, parent, vid, mtu } => {
+            json!({"link": name.to_string(), "parent": parent.name.to_string(), "vid": vid.get(), "mtu": mtu.map(|m| m.get())})
+        }
+        Op::CreateVxlan { name, mtu, attributes } => json!({
+            "link": name.to_string(),
+            "vni": attributes.vni,
+            "local": attributes.local.map(|a| a.to_string()),
+            "group": attributes.group.map(|a| a.to_string()),
+            "dstport": attributes.dstport,
+            "mtu": mtu.map(|m| m.get()),
+        }),
+        Op::SetLink { link, change } => json!({
+            "link": link.name.to_string(),
+            "mtu": change.mtu.map(|m| m.get()),
+            "mac": change.mac.map(|m| m.to_string()),
+            "alias": change.alias,
+            "tx_queue_len": change.tx_queue_len,
+            "master": match change.master {
+                Some(Master::Set(bridge)) => Some(bridge.name.to_string()),
+                Some(Master::Clear) => Some(String::new()),
+                None => None,
+            },
+            "up": change.up,
+        }),
+        Op::SetBridge { link, .. } | Op::SetVxlan { link, .. } | Op::DeleteLink { link } => {
+            json!({"link": link.name.to_string()})
+        }
+        Op::SetPort { link, flags } => {
+            let flags: serde_json::Map<_, _> = flags.words().map(|(word, on)| (word.to_owned(), json!(on))).collect();
+            json!({"link": link.name.to_string(), "flags": flags})
+        }
+        Op::DisableIpv6 { link, disable } => json!({"link": link.name.to_string(), "disable": disable}),
+        Op::Fdb { link, entry, .. } => {
+            json!({"link": link.name.to_string(), "mac": entry.mac.to_string(), "dst": entry.dst.map(|d| d.to_string())})
+        }
+        Op::Neighbour { link, entry, .. } => {
+            json!({"link": link.name.to_string(), "ip": entry.ip.to_string(), "mac": entry.mac.to_string()})
+        }
+        Op::Address { link, .. } => json!({"link": link.name.to_string()}),
+        Op::Route { record, .. } => json!({"table": record.table, "family": record.family}),
+    }
+}

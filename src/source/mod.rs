@@ -1,0 +1,2 @@
+//! interim
+pub mod store;
