@@ -115,6 +115,7 @@ impl Engine {
             })
             .collect();
         for index in waiting {
+            self.retry_now(index);
             self.mark_tap(index, cause);
         }
     }

@@ -322,6 +322,18 @@ impl Engine {
         }
     }
 
+    /// The reason of a failure may be gone: no more waiting.
+    pub(super) fn retry_now(&mut self, index: Ifindex) {
+        if let Some(tap) = self.taps.get_mut(&index)
+            && matches!(tap.state, PortState::Failed { .. })
+        {
+            tap.failures = 0;
+            if let Some(at) = tap.retry_at.take() {
+                self.timers.remove(&(at, Key::Port(index)));
+            }
+        }
+    }
+
     fn forget_tap(&mut self, index: Ifindex, network: Option<NetworkId>, cause: CauseId, now: Time) {
         let Some(tap) = self.taps.remove(&index) else {
             return;
