@@ -43,5 +43,14 @@ struct Start {
 
 /// The daemon until it is told to stop.
 fn run_daemon(start: &Start) -> Result<(), Failure> {
-    Err(Failure::failed(format!("the daemon is not built yet: {start:?}")))
+    let Start {
+        config,
+        socket,
+        log,
+        log_format,
+    } = start;
+    Err(Failure::failed(format!(
+        "the daemon is not built yet ({}, {socket:?}, {log}, {log_format:?})",
+        config.display()
+    )))
 }
