@@ -480,3 +480,26 @@ fn nobody_there_is_told_apart_from_somebody_who_broke_off() {
         assert!(matches!(answer, Err(Error::Broken(_))), "{answer:?}");
     });
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    /// One server for all cases would hide which one hurt it; a case is cheap.
+    #[test]
+    fn any_bytes_at_all_leave_the_server_serving(
+        head in proptest::sample::select(vec!["", "GET ", "POST /v1/networks HTTP/1.1\r\n", "GET /v1/trace?filter=",
+            "PUT /v1/ports/%ff/binding HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"]),
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+        end in proptest::sample::select(vec!["", "\r\n\r\n", " HTTP/1.1\r\nhost: t\r\n\r\n"]),
+    ) {
+        let rig = rig(limits(), small_world);
+        let mut stream = rig.connect();
+        // The server may refuse before it has read everything.
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(&bytes);
+        let _ = stream.write_all(end.as_bytes());
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+        rig.assert_serves();
+    }
+}

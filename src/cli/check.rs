@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::failure::{Exit, Failure};
-use super::output::colour;
+use super::output::{colour, count};
 use crate::config::{self, Report};
 use std::io::Write;
 
@@ -25,8 +25,11 @@ pub fn run(context: &mut Context, _: Args) -> Result<(), Failure> {
     });
     context.print(&summary, |out, _| {
         out.line(&format!(
-            "{}: ok ({files} files, {networks} networks, {ports} ports)",
-            path.display()
+            "{}: ok ({}, {}, {})",
+            path.display(),
+            count(files, "file"),
+            count(networks, "network"),
+            count(ports, "port")
         ))
     })
 }

@@ -229,6 +229,11 @@ pub fn uptime(seconds: u64) -> String {
     }
 }
 
+/// "1 file", "2 files".
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +247,8 @@ mod tests {
         assert_eq!(uptime(723), "12m 3s");
         assert_eq!(uptime(18_720), "5h 12m");
         assert_eq!(uptime(273_600), "3d 4h");
+        assert_eq!(count(1, "file"), "1 file");
+        assert_eq!(count(0, "file"), "0 files");
     }
 
     #[test]

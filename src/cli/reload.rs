@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::plain;
+use super::output::{count, plain};
 use crate::control::api::ReloadReport;
 
 /// Read the configuration again and apply the difference
@@ -26,6 +26,10 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
         for change in &r.changes {
             out.line(&plain(change))?;
         }
-        out.line(&format!("{} files read, {} changes", r.files, r.changes.len()))
+        out.line(&format!(
+            "{} read, {}",
+            count(usize::try_from(r.files).unwrap_or(usize::MAX), "file"),
+            count(r.changes.len(), "change")
+        ))
     })
 }

@@ -4,7 +4,7 @@ mod local;
 
 use super::context::Context;
 use super::failure::{Exit, Failure};
-use super::output::{Output, Style, Table, plain};
+use super::output::{Output, Style, Table, count, plain};
 use super::status;
 use crate::control::api::{PolicyReloadReport, PolicyReloadRequest, PolicyStatus};
 use crate::control::client::escape;
@@ -249,7 +249,7 @@ fn show_differences(out: &mut Output, rows: &[local::Difference]) -> io::Result<
         out.line(&before)?;
         out.line(&after)?;
     }
-    out.line(&format!("{} decisions differ", rows.len()))
+    out.line(&format!("{} different", count(rows.len(), "decision")))
 }
 
 fn show_reload(out: &mut Output, report: &PolicyReloadReport) -> io::Result<()> {
@@ -258,7 +258,7 @@ fn show_reload(out: &mut Output, report: &PolicyReloadReport) -> io::Result<()> 
     }
     let generation = report.generation.as_deref().unwrap_or("none");
     out.line(&plain(&format!(
-        "generation {generation}, {} ports change",
-        report.changes.len()
+        "generation {generation}, {} changed",
+        count(report.changes.len(), "port")
     )))
 }
