@@ -1,3 +1,37 @@
-//! Netlink and tap devices: the only folder that talks to the kernel.
+//! The only netlink code: what the kernel tells, and what we ask of it.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `monitor` | the subscription socket: events in order, losses said |
+//! | `snapshot` | lists of links, entries, addresses, routes |
+//! | `executor` | operations of a plan, one request each, and their outcomes |
+//! | `fault` | an executor's kernel that fails on command, for tests |
+//! | `tuntap` | making taps, for the demo, the tests and the benches |
+//! | `decode`, `encode` | messages to model, operations to messages |
+//! | `wire`, `request`, `socket`, `device` | bytes and system calls below them |
+//! | `mark` | how our forwarding entries are recognised after a restart |
+//!
+//! All of it runs on the daemon's one thread. Three sockets: events, requests, dumps; never one for two of them,
+//! because a notification carries the causing request's sequence number and would be taken for its answer.
 
+pub mod decode;
+mod device;
+mod encode;
+mod error;
+pub mod executor;
+mod mark;
+pub mod fault;
+pub mod monitor;
+pub mod request;
+pub mod snapshot;
+mod socket;
 pub mod tuntap;
+pub mod wire;
+
+pub use decode::{Change, NeighbourRow};
+pub use error::{Class, Error, Goal, Refusal};
+pub use executor::{Executor, Outcome, Transport, Verdict};
+pub use monitor::{Drained, Monitor, RxEvent, Subscription};
+pub use request::LinkKey;
+pub use snapshot::{Listing, Retry, Snapshot};
+pub use socket::{RequestSocket, Step};
