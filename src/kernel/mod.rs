@@ -12,15 +12,15 @@
 //! | `mark` | how our forwarding entries are recognised after a restart |
 //!
 //! All of it runs on the daemon's one thread. Three sockets: events, requests, dumps; never one for two of them,
-//! because a notification carries the causing request's sequence number and would be taken for its answer.
+//! because a notification may carry the causing request's sequence number and would be taken for its answer.
 
 pub mod decode;
 mod device;
 mod encode;
 mod error;
 pub mod executor;
-mod mark;
 pub mod fault;
+mod mark;
 pub mod monitor;
 pub mod request;
 pub mod snapshot;
