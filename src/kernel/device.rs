@@ -49,6 +49,7 @@ pub fn set_disable_ipv6(
     if now != Some(*name) {
         return Err(Error::Replaced {
             op,
+            goal: Goal::Change,
             name: *name,
             index,
             now,

@@ -38,7 +38,10 @@ pub fn op(
             mtu,
             attributes,
         } => {
-            let link = bridge(LinkBridge::new(text(word, name)?), attributes).address(mac.bytes().to_vec());
+            // Not `LinkBridge::new`, which also brings it up: before its IPv6 is off that would be an address of ours
+            // in the tenant's network.
+            let link = LinkMessageBuilder::<LinkBridge>::new(text(word, name)?);
+            let link = bridge(link, attributes).address(mac.bytes().to_vec());
             batch.push(RouteNetlinkMessage::NewLink(sized(link, *mtu)), CREATE);
         }
         Op::CreateVlan {

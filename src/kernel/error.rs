@@ -121,6 +121,7 @@ pub enum Error {
     #[error("{op}: {}", Replaced { name, index: *index, now })]
     Replaced {
         op: &'static str,
+        goal: Goal,
         name: LinkName,
         index: Ifindex,
         /// The name the index has now; absent when there is no such index any more.
@@ -181,6 +182,11 @@ impl Error {
         match self {
             Error::Refused { class, .. } => *class,
             Error::NoAnswer { .. } => Class::Transient,
+            Error::Replaced {
+                goal: Goal::Delete,
+                now: None,
+                ..
+            } => Class::AlreadySo,
             Error::Replaced { .. } => Class::Gone,
             Error::Unresolved { .. } | Error::Inexpressible { .. } | Error::Answer { .. } => Class::Bug,
             Error::Io { source, .. } => {
@@ -231,6 +237,7 @@ mod tests {
         );
         let replaced = Error::Replaced {
             op: "attach",
+            goal: Goal::Change,
             name: LinkName::new("tap0").unwrap(),
             index: Ifindex::new(7).unwrap(),
             now: Some(LinkName::new("tap1").unwrap()),

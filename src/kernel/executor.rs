@@ -309,6 +309,7 @@ impl<T: Transport> Executor<T> {
             if now != Some(link.name) {
                 return Err(Error::Replaced {
                     op: op.name(),
+                    goal: encode::goal(op),
                     name: link.name,
                     index,
                     now,

@@ -12,7 +12,7 @@
 //! | `mark` | how our forwarding entries are recognised after a restart |
 //!
 //! All of it runs on the daemon's one thread. Three sockets: events, requests, dumps; never one for two of them,
-//! because a notification carries the causing request's sequence number and would be taken for its answer.
+//! because a notification may carry the causing request's sequence number and would be taken for its answer.
 
 pub mod decode;
 mod device;
@@ -26,9 +26,9 @@ pub mod request;
 pub mod snapshot;
 mod socket;
 pub mod tuntap;
-
 pub mod watch;
 pub mod wire;
+
 pub use decode::{Change, NeighbourRow};
 pub use error::{Class, Error, Goal, Refusal};
 pub use executor::{Executor, Outcome, Transport, Verdict};

@@ -17,7 +17,7 @@ use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{FdbRow, Ifindex, Link};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::plan::address_move::address_of;
@@ -203,7 +203,8 @@ impl Snapshot {
         };
         let mut message = NeighbourMessage::default();
         message.header.family = family;
-        message.header.ifindex = device.get();
+        // An attribute, because the strict check wants zero in the header of an IP neighbour dump.
+        message.attributes.push(NeighbourAttribute::IfIndex(device.get()));
         self.list(
             op,
             &RouteNetlinkMessage::GetNeighbour(message),

@@ -40,7 +40,9 @@ pub struct RequestSocket {
     portid: u32,
     seq: u32,
     buffer: Box<[u8]>,
-    /// Between `begin_dump` and its end: NLM_F_DUMP_INTR seen so far.
+    /// A dump was begun and its end not read.
+    dumping: bool,
+    /// Of that dump: NLM_F_DUMP_INTR seen so far.
     interrupted: bool,
 }
 
@@ -66,6 +68,7 @@ impl RequestSocket {
             portid,
             seq: 0,
             buffer: vec![0; BUFFER].into_boxed_slice(),
+            dumping: false,
             interrupted: false,
         })
     }
@@ -162,14 +165,27 @@ impl RequestSocket {
         Err(Error::NoAnswer { op: OP })
     }
 
-    /// Starts a dump; `step` reads it. Whatever an earlier, abandoned one left in the queue is skipped.
+    /// Starts a dump; `step` reads it. One that was abandoned half-way is read to its end first, because the kernel
+    /// runs one dump per socket (EBUSY otherwise).
     pub fn begin_dump(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        while self.dumping {
+            // Whatever it tells, also an error, is not wanted any more; an error ends it.
+            let _unwanted = self.step("abandoned dump", &mut |_| {});
+        }
         self.interrupted = false;
-        self.send(batch).map(|_| ())
+        self.send(batch)?;
+        self.dumping = true;
+        Ok(())
     }
 
     /// Reads one piece of the dump (at most 32 KiB, some 20 links) and tells its rows.
     pub fn step(&mut self, op: &'static str, row: &mut dyn FnMut(&Message<'_>)) -> Result<Step, Error> {
+        let step = self.next_piece(op, row);
+        self.dumping = matches!(step, Ok(Step::More));
+        step
+    }
+
+    fn next_piece(&mut self, op: &'static str, row: &mut dyn FnMut(&Message<'_>)) -> Result<Step, Error> {
         let Some(length) = self.receive()? else {
             return Err(Error::NoAnswer { op });
         };

@@ -16,9 +16,10 @@ pub struct Header {
     pub kind: u16,
     /// `NLM_F_*`.
     pub flags: u16,
-    /// Of a notification: the sequence number of the request that caused it, 0 if none did.
+    /// Of a notification: the sequence number of the request that caused it, or 0.
     pub seq: u32,
-    /// Of a notification: the port id of the socket whose request caused it, 0 if none did.
+    /// Of a notification about an address or route: the port id of the socket whose request caused it. Notifications
+    /// about links carry 0, whoever caused them (6.18).
     pub portid: u32,
 }
 

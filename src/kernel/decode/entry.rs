@@ -39,6 +39,7 @@ impl NeighbourRow {
             fixed: self.state & (libc::NUD_PERMANENT | libc::NUD_NOARP) != 0,
         })
     }
+    /// As the model knows it; none without a MAC, as in the announcement that one is gone.
     pub fn neighbour(&self) -> Option<NeighbourEntry> {
         Some(NeighbourEntry {
             ip: self.ip?,

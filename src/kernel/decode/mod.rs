@@ -76,3 +76,6 @@ pub fn change(message: &Message<'_>) -> Result<Change, Malformed> {
         _ => Ok(Change::Other),
     }
 }
+
+#[cfg(test)]
+mod tests;
