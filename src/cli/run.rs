@@ -23,10 +23,22 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
-    let level: tracing_subscriber::filter::Targets = args.log.parse().map_err(|e| Failure::usage(format!("--log: {e}")))?;
+    let level: tracing_subscriber::filter::Targets = args
+        .log
+        .parse()
+        .map_err(|e| Failure::usage(format!("--log: {e}")))?;
     use tracing_subscriber::prelude::*;
-    tracing_subscriber::registry().with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(level)).init();
-    let start = daemon::Start { config: context.config_path(), socket: context.global.socket.clone() };
+    tracing_subscriber::registry()
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_filter(level),
+        )
+        .init();
+    let start = daemon::Start {
+        config: context.config_path(),
+        socket: context.global.socket.clone(),
+    };
     daemon::run(&start).map_err(|error| match &error {
         daemon::Error::Config(report) => {
             let stderr = std::io::stderr();

@@ -12,7 +12,9 @@ use crate::desired::Desired;
 use crate::engine::event::Event;
 use crate::engine::state::{PortState, Tap};
 use crate::model::{Link, Network, NetworkId, PortMapping, TapSelector};
-use crate::source::store;
+use crate::source;
+use crate::source::record::{BindingRecord, NetworkRecord};
+use crate::source::store::Change;
 use std::time::SystemTime;
 
 /// A reload may always detach this many.
@@ -47,7 +49,11 @@ impl Reactor {
                 let answer = self.add_network(spec).await;
                 send(reply, answer);
             }
-            Command::NetworkDelete { network, force, reply } => {
+            Command::NetworkDelete {
+                network,
+                force,
+                reply,
+            } => {
                 let answer = self.delete_network(&network, force).await;
                 send(reply, answer);
             }
@@ -90,7 +96,9 @@ impl Reactor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             in_sync: self.engine.is_in_sync(),
             since: humantime::format_rfc3339_seconds(since).to_string(),
-            uptime_s: SystemTime::now().duration_since(self.started).map_or(0, |d| d.as_secs()),
+            uptime_s: SystemTime::now()
+                .duration_since(self.started)
+                .map_or(0, |d| d.as_secs()),
             ports: PortCounts {
                 attached: ports.attached as u64,
                 pending: ports.pending as u64,
@@ -122,10 +130,17 @@ impl Reactor {
     }
 
     fn port_rows(&self, all: bool) -> Vec<PortRow> {
-        let mut list: Vec<PortRow> =
-            self.engine.taps().map(|(index, tap)| rows::port(&self.engine, index, tap)).collect();
+        let mut list: Vec<PortRow> = self
+            .engine
+            .taps()
+            .map(|(index, tap)| rows::port(&self.engine, index, tap))
+            .collect();
         if all {
-            list.extend(self.engine.unmanaged().map(|link| rows::unmanaged(&self.engine, link)));
+            list.extend(
+                self.engine
+                    .unmanaged()
+                    .map(|link| rows::unmanaged(&self.engine, link)),
+            );
         }
         list.sort_by(|a, b| a.tap.cmp(&b.tap));
         list
@@ -133,9 +148,13 @@ impl Reactor {
 
     /// The link that a tap name or port id means.
     pub(super) fn find_tap(&self, text: &str) -> Result<(&Link, Option<&Tap>), Failure> {
-        let invalid = |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
+        let invalid =
+            |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
         let target = PortTarget::parse(text).map_err(invalid)?;
-        let mapped = target.port.as_ref().and_then(|id| self.engine.desired().mapping_by_port(id));
+        let mapped = target
+            .port
+            .as_ref()
+            .and_then(|id| self.engine.desired().mapping_by_port(id));
         let name = match mapped.map(|m| &m.tap) {
             Some(TapSelector::Exact(name)) => *name,
             _ => target.tap,
@@ -154,10 +173,13 @@ impl Reactor {
             None => rows::unmanaged(&self.engine, link),
         };
         let mapping = self.engine.desired().mapping_for(&link.name).map(|m| {
-            sources::mapping_origin(&self.config, &m.tap).map_or_else(|| "port bind".to_owned(), str::to_owned)
+            sources::mapping_origin(&self.config, &m.tap)
+                .map_or_else(|| "port bind".to_owned(), str::to_owned)
         });
         let retry_in_ms = match tap.map(|t| &t.state) {
-            Some(PortState::Failed { retry_at: Some(at), .. }) => Some(at.since(self.now()).as_millis() as u64),
+            Some(PortState::Failed {
+                retry_at: Some(at), ..
+            }) => Some(at.since(self.now()).as_millis() as u64),
             _ => None,
         };
         Ok(PortDetail {
@@ -172,13 +194,17 @@ impl Reactor {
     }
 
     async fn bind(&mut self, request: BindRequest) -> Result<Binding, Failure> {
-        let invalid = |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
+        let invalid =
+            |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
         let target = PortTarget::parse(&request.port).map_err(invalid)?;
         let network = self.find_network(&request.network)?.id.clone();
         let tap = TapSelector::Exact(target.tap);
         if let Some(origin) = sources::mapping_origin(&self.config, &tap) {
-            return Err(Failure::new(FailureKind::Conflict, format!("{} is mapped by {origin}", target.tap))
-                .hint("change it there; files are read again on SIGHUP"));
+            return Err(Failure::new(
+                FailureKind::Conflict,
+                format!("{} is mapped by {origin}", target.tap),
+            )
+            .hint("change it there; files are read again on SIGHUP"));
         }
         let mapping = PortMapping {
             id: target.port,
@@ -188,35 +214,54 @@ impl Reactor {
             addresses: Vec::new(),
             admin_state_up: true,
         };
-        let kept = mapping.clone();
-        self.keep(move |store| store.put_binding(&kept)).await?;
+        self.keep(Change::PutBinding(BindingRecord::from(&mapping)))
+            .await?;
         self.told.mappings.retain(|m| m.tap != mapping.tap);
         self.told.mappings.push(mapping.clone());
         let now = self.now();
         self.engine.handle(Event::SetMapping(Box::new(mapping)), now);
-        Ok(Binding { port: request.port, tap: target.tap.to_string(), network: network.to_string() })
+        Ok(Binding {
+            port: request.port,
+            tap: target.tap.to_string(),
+            network: network.to_string(),
+        })
     }
 
     async fn unbind(&mut self, port: &str) -> Result<Binding, Failure> {
-        let invalid = |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
+        let invalid =
+            |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
         let target = PortTarget::parse(port).map_err(invalid)?;
         let tap = TapSelector::Exact(target.tap);
         let Some(known) = self.told.mappings.iter().find(|m| m.tap == tap).cloned() else {
             return Err(match sources::mapping_origin(&self.config, &tap) {
-                Some(origin) => Failure::new(FailureKind::Conflict, format!("{} is mapped by {origin}", target.tap))
-                    .hint("take it out there; files are read again on SIGHUP"),
+                Some(origin) => Failure::new(
+                    FailureKind::Conflict,
+                    format!("{} is mapped by {origin}", target.tap),
+                )
+                .hint("take it out there; files are read again on SIGHUP"),
                 None => Failure::new(FailureKind::NotFound, format!("{} is not bound", target.tap)),
             });
         };
-        self.keep(move |store| store.delete_binding(&target.tap)).await?;
+        let key = BindingRecord::from(&known)
+            .key()
+            .map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+        self.keep(Change::DeleteBinding { key }).await?;
         self.told.mappings.retain(|m| m.tap != tap);
         let now = self.now();
         self.engine.handle(Event::RemoveMapping(tap), now);
-        Ok(Binding { port: port.to_owned(), tap: target.tap.to_string(), network: known.network.to_string() })
+        Ok(Binding {
+            port: port.to_owned(),
+            tap: target.tap.to_string(),
+            network: known.network.to_string(),
+        })
     }
 
     fn network_rows(&self) -> Vec<NetworkRow> {
-        self.engine.desired().networks().map(|n| rows::network(&self.engine, n)).collect()
+        self.engine
+            .desired()
+            .networks()
+            .map(|n| rows::network(&self.engine, n))
+            .collect()
     }
 
     /// By id, or by a name that only one network has.
@@ -228,22 +273,32 @@ impl Reactor {
         let mut named = desired.networks().filter(|n| n.name.as_deref() == Some(text));
         match (named.next(), named.next()) {
             (Some(network), None) => Ok(network),
-            (Some(_), Some(_)) => {
-                Err(Failure::new(FailureKind::Conflict, format!("more than one network is named {text:?}"))
-                    .hint("use the id"))
-            }
-            (None, _) => Err(Failure::new(FailureKind::NotFound, format!("no network {text:?}"))
-                .hint("`tapwire network list` shows them")),
+            (Some(_), Some(_)) => Err(Failure::new(
+                FailureKind::Conflict,
+                format!("more than one network is named {text:?}"),
+            )
+            .hint("use the id")),
+            (None, _) => Err(
+                Failure::new(FailureKind::NotFound, format!("no network {text:?}"))
+                    .hint("`tapwire network list` shows them"),
+            ),
         }
     }
 
     fn network_detail(&self, text: &str) -> Result<NetworkDetail, Failure> {
         let network = self.find_network(text)?;
-        let taps = self.engine.taps().filter(|(_, tap)| tap.intent.network() == Some(&network.id));
+        let taps = self
+            .engine
+            .taps()
+            .filter(|(_, tap)| tap.intent.network() == Some(&network.id));
         Ok(NetworkDetail {
             row: rows::network(&self.engine, network),
-            origin: sources::network_origin(&self.config, &network.id).unwrap_or("network add").to_owned(),
-            taps: taps.map(|(index, tap)| rows::port(&self.engine, index, tap)).collect(),
+            origin: sources::network_origin(&self.config, &network.id)
+                .unwrap_or("network add")
+                .to_owned(),
+            taps: taps
+                .map(|(index, tap)| rows::port(&self.engine, index, tap))
+                .collect(),
             peers: network
                 .peers
                 .iter()
@@ -262,16 +317,20 @@ impl Reactor {
             Failure::new(FailureKind::Invalid, text.join("; "))
         })?;
         if let Some(origin) = sources::network_origin(&self.config, &network.id) {
-            return Err(Failure::new(FailureKind::Conflict, format!("network {} is told by {origin}", network.id)));
+            return Err(Failure::new(
+                FailureKind::Conflict,
+                format!("network {} is told by {origin}", network.id),
+            ));
         }
         if let Some(problem) = sources::clash(self.engine.desired(), &network) {
             return Err(Failure::new(FailureKind::Conflict, problem));
         }
-        let kept = network.clone();
-        self.keep(move |store| store.put_network(&kept)).await?;
+        self.keep(Change::PutNetwork(NetworkRecord::from(&network)))
+            .await?;
         self.told.networks.insert(network.id.clone(), network.clone());
         let now = self.now();
-        self.engine.handle(Event::SetNetwork(Box::new(network.clone())), now);
+        self.engine
+            .handle(Event::SetNetwork(Box::new(network.clone())), now);
         Ok(rows::network(&self.engine, &network))
     }
 
@@ -279,15 +338,20 @@ impl Reactor {
         let network = self.find_network(text)?.clone();
         let row = rows::network(&self.engine, &network);
         if let Some(origin) = sources::network_origin(&self.config, &network.id) {
-            return Err(Failure::new(FailureKind::Conflict, format!("network {} is told by {origin}", network.id))
-                .hint("take it out there; files are read again on SIGHUP"));
+            return Err(Failure::new(
+                FailureKind::Conflict,
+                format!("network {} is told by {origin}", network.id),
+            )
+            .hint("take it out there; files are read again on SIGHUP"));
         }
         if row.ports > 0 && !force {
             let error = format!("network {} has {} attached taps", network.id, row.ports);
             return Err(Failure::new(FailureKind::Conflict, error).hint("--force detaches them"));
         }
-        let id = network.id.clone();
-        self.keep(move |store| store.delete_network(&id)).await?;
+        self.keep(Change::DeleteNetwork {
+            id: network.id.to_string(),
+        })
+        .await?;
         self.told.networks.remove(&network.id);
         let now = self.now();
         self.engine.handle(Event::RemoveNetwork(network.id), now);
@@ -300,12 +364,18 @@ impl Reactor {
             .into_iter()
             .map(|p| {
                 let line = p.op.to_string();
-                PlanRow { op: p.op.name().to_owned(), args: rows::op_args(&p.op), cause: p.cause, line }
+                PlanRow {
+                    op: p.op.name().to_owned(),
+                    args: rows::op_args(&p.op),
+                    cause: p.cause,
+                    line,
+                }
             })
             .collect()
     }
 
-    pub(super) async fn reload_on_signal(&mut self) {
+    pub(super) async fn reload_unasked(&mut self, reason: &'static str) {
+        tracing::info!(target: "config", reason, "reading the configuration again");
         notify::reloading();
         if let Err(failure) = self.reload(false).await {
             tracing::error!(target: "config", error = %failure.error, "reload refused; the old configuration stays");
@@ -322,6 +392,7 @@ impl Reactor {
 
     async fn try_reload(&mut self, force: bool) -> Result<ReloadReport, Failure> {
         let path = self.config_path.clone();
+        let began = SystemTime::now();
         let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
         let config = loaded
             .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?
@@ -336,7 +407,7 @@ impl Reactor {
         self.config = config;
         let now = self.now();
         self.engine.handle(Event::Desired(Box::new(desired)), now);
-        self.watch_files();
+        self.watch_files(began);
         if policy_changed {
             self.restart_policy();
         }
@@ -352,31 +423,32 @@ impl Reactor {
         if detached <= allowed || force {
             return Ok(());
         }
-        let error = format!("this configuration would detach {detached} of {attached} ports; max_detach allows {allowed}");
-        Err(Failure::new(FailureKind::Conflict, error).hint("`tapwire reload --force` applies it all the same"))
+        let error = format!(
+            "this configuration would detach {detached} of {attached} ports; max_detach allows {allowed}"
+        );
+        Err(Failure::new(FailureKind::Conflict, error)
+            .hint("`tapwire reload --force` applies it all the same"))
     }
 
     /// Writes to the store on a thread for that, so that a slow disk delays this client only.
-    async fn keep<T: Send + 'static>(
-        &mut self,
-        write: impl FnOnce(&mut store::Store) -> Result<T, store::Error> + Send + 'static,
-    ) -> Result<T, Failure> {
+    async fn keep(&mut self, change: Change) -> Result<(), Failure> {
         let directory = self.config.daemon.state_directory.clone();
-        let mut store = match self.store.take() {
-            Some(store) => store,
-            None => store::Store::open(&directory).map_err(|e| store_failure(&e))?,
-        };
-        let (store, result) = tokio::task::spawn_blocking(move || {
-            let result = write(&mut store);
-            (store, result)
-        })
-        .await
-        .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
+        let open = self.store.take();
+        let task = tokio::task::spawn_blocking(move || {
+            let store = match open {
+                Some(store) => store,
+                None => sources::open_store(&directory)?,
+            };
+            let result = store.apply(&[change]);
+            Ok::<_, source::Error>((store, result))
+        });
+        let lost = |error: tokio::task::JoinError| Failure::new(FailureKind::Internal, error.to_string());
+        let (store, result) = task.await.map_err(lost)?.map_err(|e| store_failure(&e))?;
         self.store = Some(store);
-        result.map_err(|e| store_failure(&e))
+        result.map(|_| ()).map_err(|e| store_failure(&e))
     }
 }
 
-fn store_failure(error: &store::Error) -> Failure {
+fn store_failure(error: &source::Error) -> Failure {
     Failure::new(FailureKind::Internal, super::convert::chain(error)).hint("nothing was changed")
 }

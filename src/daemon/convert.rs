@@ -13,8 +13,13 @@ pub fn change(change: kernel::Change) -> Option<Change> {
     match change {
         kernel::Change::Link(link) => Some(Change::Upsert(link)),
         kernel::Change::LinkGone { index, .. } => Some(Change::Removed(index)),
-        kernel::Change::BridgePort { index, master, flags } => Some(Change::BridgePort { index, master, flags }),
-        kernel::Change::LeftBridge { index, master: Some(master) } => Some(Change::LeftBridge { index, master }),
+        kernel::Change::BridgePort { index, master, flags } => {
+            Some(Change::BridgePort { index, master, flags })
+        }
+        kernel::Change::LeftBridge {
+            index,
+            master: Some(master),
+        } => Some(Change::LeftBridge { index, master }),
         kernel::Change::AddressSet(record) => Some(Change::Address {
             index: Ifindex::new(record.ifindex)?,
             address: address_of(&record)?,
@@ -48,7 +53,11 @@ pub fn failure(error: &kernel::Error) -> Failure {
         kernel::Error::Refused { refusal, .. } => refusal.to_string(),
         other => chain(other),
     };
-    Failure { class, errno: error.errno().unwrap_or(0), message }
+    Failure {
+        class,
+        errno: error.errno().unwrap_or(0),
+        message,
+    }
 }
 
 /// An error with its causes, one line.
@@ -90,5 +99,9 @@ pub fn execute<T: Transport>(executor: &mut Executor<T>, plan: Plan) -> Done {
             });
         }
     }
-    Done { plan, results, undo_failures }
+    Done {
+        plan,
+        results,
+        undo_failures,
+    }
 }

@@ -57,7 +57,9 @@ pub fn run(start: &Start) -> Result<(), Error> {
         config.daemon.socket.clone_from(socket);
     }
     privileges::check()?;
-    let _lock = lock::Lock::take().map_err(Error::Lock)?.ok_or(Error::SecondInstance)?;
+    let _lock = lock::Lock::take()
+        .map_err(Error::Lock)?
+        .ok_or(Error::SecondInstance)?;
     // Needs more rights than the daemon keeps (a directory below /run, the socket's group).
     let server = control::server::Server::bind(&control::server::Settings {
         socket: config.daemon.socket.clone(),
@@ -65,8 +67,10 @@ pub fn run(start: &Start) -> Result<(), Error> {
         metrics_listen: config.daemon.metrics_listen,
         limits: control::server::Limits::default(),
     })?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
     runtime.block_on(async {
         let reactor = reactor::Reactor::open(config, start.config.clone())?;
         privileges::drop_to_net_admin()?;

@@ -18,7 +18,11 @@ impl Reactor {
     pub(super) fn policy_counters(&self) -> (u64, u64) {
         (0, 0)
     }
-    pub(super) async fn policy_reload(&mut self, _request: PolicyReloadRequest, reply: Reply<PolicyReloadReport>) {
+    pub(super) async fn policy_reload(
+        &mut self,
+        _request: PolicyReloadRequest,
+        reply: Reply<PolicyReloadReport>,
+    ) {
         let _ = reply.send(none());
     }
     pub(super) async fn policy_rollback(&mut self, reply: Reply<PolicyReloadReport>) {

@@ -17,7 +17,11 @@ pub enum Error {
 /// Does this process have what it needs?
 pub fn check() -> Result<(), Error> {
     let state = CapState::get_current().map_err(Error::Drop)?;
-    if state.effective.has(Cap::NET_ADMIN) { Ok(()) } else { Err(Error::Missing) }
+    if state.effective.has(Cap::NET_ADMIN) {
+        Ok(())
+    } else {
+        Err(Error::Missing)
+    }
 }
 
 /// Keeps CAP_NET_ADMIN. Call before any thread is started: capabilities belong to threads.
@@ -31,5 +35,11 @@ pub fn drop_to_net_admin() -> Result<(), Error> {
         }
     }
     ambient::clear().map_err(Error::Drop)?;
-    CapState { effective: keep, permitted: keep, inheritable: CapSet::empty() }.set_current().map_err(Error::Drop)
+    CapState {
+        effective: keep,
+        permitted: keep,
+        inheritable: CapSet::empty(),
+    }
+    .set_current()
+    .map_err(Error::Drop)
 }

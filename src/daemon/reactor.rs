@@ -17,9 +17,9 @@ use crate::engine::note::What;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
 use crate::model::{Ifindex, NeighbourEntry, NetworkId, Time, owned};
 use crate::plan::Key;
-use crate::source::store::Store;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
+use crate::source::{self, store::Store, watch::Watch};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -49,6 +49,7 @@ pub struct Reactor {
     pub(super) host: String,
     pub(super) waiters: Waiters,
     pub(super) store: Option<Store>,
+    watch: Option<Watch>,
     ready: bool,
 }
 
@@ -57,7 +58,7 @@ impl Reactor {
     pub fn open(config: Config, config_path: PathBuf) -> Result<Self, Error> {
         let links = Monitor::open(Subscription::Links, config.daemon.receive_buffer)?;
         let addresses = Monitor::open(Subscription::Addresses, ADDRESS_BUFFER)?;
-        let told = Told::default();
+        let (store, told) = sources::read_store(&config.daemon.state_directory);
         let host = sources::host_identity();
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
@@ -84,12 +85,21 @@ impl Reactor {
             told,
             host,
             waiters: Waiters::default(),
-            store: None,
+            store,
+            watch: None,
             ready: false,
         })
     }
 
     pub async fn run(mut self, mut commands: mpsc::Receiver<Request>) -> Result<(), Error> {
+        match Watch::new() {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => {
+                tracing::warn!(target: "source", error = %convert::chain(&error), "files are not watched; use SIGHUP");
+            }
+        }
+        let started = self.started;
+        self.watch_files(started);
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut hangup = listen(SignalKind::hangup())?;
@@ -113,7 +123,14 @@ impl Reactor {
                 Some(request) = commands.recv() => self.answer(request).await,
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => self.reload_on_signal().await,
+                _ = hangup.recv() => self.reload_unasked("SIGHUP").await,
+                changed = changed(&mut self.watch) => match changed {
+                    Ok(()) => self.reload_unasked("a file changed").await,
+                    Err(error) => {
+                        tracing::warn!(target: "source", error = %convert::chain(&error), "files are no longer watched; use SIGHUP");
+                        self.watch = None;
+                    }
+                },
                 () = sleep(deadline) => {}
                 () = sleep(watchdog) => {}
             }
@@ -143,7 +160,9 @@ impl Reactor {
         }
         let mut acted = 0;
         while acted < ACTION_BUDGET {
-            let Some(action) = self.engine.poll_action(self.now()) else { break };
+            let Some(action) = self.engine.poll_action(self.now()) else {
+                break;
+            };
             self.carry_out(action).await;
             acted += 1;
         }
@@ -156,12 +175,16 @@ impl Reactor {
 
     fn read_links(&mut self) -> Result<Drained, Error> {
         let (engine, base) = (&mut self.engine, self.base);
-        Ok(self.links.drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+        Ok(self
+            .links
+            .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
     }
 
     fn read_addresses(&mut self) -> Result<Drained, Error> {
         let (engine, base) = (&mut self.engine, self.base);
-        Ok(self.addresses.drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+        Ok(self
+            .addresses
+            .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
     }
 
     async fn carry_out(&mut self, action: Action) {
@@ -177,10 +200,16 @@ impl Reactor {
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
-            Action::AskPort { index, ticket } => Event::PortVerdict { index, ticket, verdict: Box::default() },
-            Action::AskNetwork { network, ticket } => {
-                Event::NetworkVerdict { network, ticket, verdict: Box::default() }
-            }
+            Action::AskPort { index, ticket } => Event::PortVerdict {
+                index,
+                ticket,
+                verdict: Box::default(),
+            },
+            Action::AskNetwork { network, ticket } => Event::NetworkVerdict {
+                network,
+                ticket,
+                verdict: Box::default(),
+            },
         };
         let now = self.now();
         self.engine.handle(event, now);
@@ -189,12 +218,25 @@ impl Reactor {
     async fn take_snapshot(&mut self) -> Event {
         let links = match self.snapshot.links().await {
             Ok(listing) if listing.complete => listing.rows,
-            Ok(_) => return Event::SnapshotFailed { error: "the list changed while it was read".to_owned() },
-            Err(error) => return Event::SnapshotFailed { error: convert::chain(&error) },
+            Ok(_) => {
+                return Event::SnapshotFailed {
+                    error: "the list changed while it was read".to_owned(),
+                };
+            }
+            Err(error) => {
+                return Event::SnapshotFailed {
+                    error: convert::chain(&error),
+                };
+            }
         };
         match self.snapshot.all_addresses().await {
-            Ok(listing) => Event::Snapshot(Dump { links, addresses: listing.rows }),
-            Err(error) => Event::SnapshotFailed { error: convert::chain(&error) },
+            Ok(listing) => Event::Snapshot(Dump {
+                links,
+                addresses: listing.rows,
+            }),
+            Err(error) => Event::SnapshotFailed {
+                error: convert::chain(&error),
+            },
         }
     }
 
@@ -209,11 +251,19 @@ impl Reactor {
                         .filter_map(|row| row.neighbour())
                         .collect::<BTreeSet<NeighbourEntry>>()
                 };
-                Ok(ForwardingHave { fdb: fdb.rows, neighbours: permanent(false), our_neighbours: permanent(true) })
+                Ok(ForwardingHave {
+                    fdb: fdb.rows,
+                    neighbours: permanent(false),
+                    our_neighbours: permanent(true),
+                })
             }
             (Err(error), _) | (_, Err(error)) => Err(convert::failure(&error)),
         };
-        Event::Forwarding { network, device, have }
+        Event::Forwarding {
+            network,
+            device,
+            have,
+        }
     }
 
     async fn read_carried(&mut self, key: Key, devices: Vec<Ifindex>) -> Event {
@@ -223,17 +273,32 @@ impl Reactor {
             let routes = self.snapshot.routes(device).await;
             match (addresses, routes) {
                 (Ok(addresses), Ok(routes)) => {
-                    all.push(Carried { addresses: addresses.rows, routes: routes.rows });
+                    all.push(Carried {
+                        addresses: addresses.rows,
+                        routes: routes.rows,
+                    });
                 }
                 (Err(error), _) | (_, Err(error)) => {
-                    return Event::Carried { key, have: Err(convert::failure(&error)) };
+                    return Event::Carried {
+                        key,
+                        have: Err(convert::failure(&error)),
+                    };
                 }
             }
         }
         Event::Carried { key, have: Ok(all) }
     }
 
-    pub(super) fn watch_files(&mut self) {}
+    /// Watches the files that `config` was read from. A watch that cannot be had leaves SIGHUP.
+    pub(super) fn watch_files(&mut self, since: SystemTime) {
+        let set = match &mut self.watch {
+            Some(watch) => watch.set(self.config.files.clone(), self.config.directories.clone(), since),
+            None => return,
+        };
+        if let Err(error) = set {
+            tracing::warn!(target: "source", error = %convert::chain(&error), "some files are not watched; use SIGHUP");
+        }
+    }
 
     fn hand_out_notes(&mut self) {
         for note in self.engine.take_notes() {
@@ -268,6 +333,14 @@ fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
 
 fn listen(kind: SignalKind) -> Result<Signal, Error> {
     signal(kind).map_err(Error::Runtime)
+}
+
+/// Never ends without a watch.
+async fn changed(watch: &mut Option<Watch>) -> Result<(), source::Error> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Never ends without a duration: no timer is armed.

@@ -16,25 +16,48 @@ pub fn log(note: &Note) {
         What::TapGone { port } => {
             debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, "tap gone");
         }
-        What::Port { port, state, remark, attach_us } => log_port(cause, port, state, remark.as_deref(), *attach_us),
+        What::Port {
+            port,
+            state,
+            remark,
+            attach_us,
+        } => log_port(cause, port, state, remark.as_deref(), *attach_us),
         What::Network { network, state } => match state {
             SegmentState::Ready => info!(target: "engine", cause, %network, "network ready"),
             SegmentState::Idle => debug!(target: "engine", cause, %network, "network idle"),
             SegmentState::Configuring => {}
-            SegmentState::Pending { reason } => warn!(target: "engine", cause, %network, %reason, "network waits"),
-            SegmentState::Failed { error, .. } => warn!(target: "engine", cause, %network, %error, "network failed"),
-            SegmentState::Conflict { reason } => warn!(target: "engine", cause, %network, %reason, "network in conflict"),
+            SegmentState::Pending { reason } => {
+                warn!(target: "engine", cause, %network, %reason, "network waits")
+            }
+            SegmentState::Failed { error, .. } => {
+                warn!(target: "engine", cause, %network, %error, "network failed")
+            }
+            SegmentState::Conflict { reason } => {
+                warn!(target: "engine", cause, %network, %reason, "network in conflict")
+            }
         },
-        What::Failed { op, error, port, network } => {
+        What::Failed {
+            op,
+            error,
+            port,
+            network,
+        } => {
             let ifname = port.as_ref().map(|p| p.name.to_string()).unwrap_or_default();
-            let network = network.as_ref().or(port.as_ref().and_then(|p| p.network.as_ref()));
+            let network = network
+                .as_ref()
+                .or(port.as_ref().and_then(|p| p.network.as_ref()));
             let network = network.map(ToString::to_string).unwrap_or_default();
             warn!(target: "engine", cause, %op, %error, %ifname, %network, "operation failed");
         }
         What::Resync { reason } => warn!(target: "engine", cause, %reason, "resync"),
         What::InSync { links, taps } => info!(target: "engine", cause, links, taps, "in sync"),
         What::Pruned { device } => info!(target: "engine", cause, ifname = %device, "unused device removed"),
-        What::AddressesMoved { from, to, addresses, routes } => {
+        What::AddressesMoved {
+            from,
+            to,
+            addresses,
+            routes,
+        } => {
             info!(target: "engine", cause, %from, %to, addresses, routes, "addresses moved");
         }
         What::Drift { device, network } => {

@@ -29,7 +29,10 @@ pub fn port(engine: &Engine, index: Ifindex, tap: &Tap) -> PortRow {
         ifindex: index.get(),
         port: mapping.and_then(|m| m.id.as_ref()).map(ToString::to_string),
         network: tap.intent.network().map(ToString::to_string),
-        bridge: link.and_then(|l| l.master).and_then(|m| engine.observed().link(m)).map(|l| l.name.to_string()),
+        bridge: link
+            .and_then(|l| l.master)
+            .and_then(|m| engine.observed().link(m))
+            .map(|l| l.name.to_string()),
         state: port_word(&tap.state),
         reason,
         mtu: link.map_or(0, |l| l.mtu),
@@ -38,7 +41,10 @@ pub fn port(engine: &Engine, index: Ifindex, tap: &Tap) -> PortRow {
 }
 
 pub fn unmanaged(engine: &Engine, link: &Link) -> PortRow {
-    let bridge = link.master.and_then(|m| engine.observed().link(m)).map(|l| l.name.to_string());
+    let bridge = link
+        .master
+        .and_then(|m| engine.observed().link(m))
+        .map(|l| l.name.to_string());
     PortRow {
         tap: link.name.to_string(),
         ifindex: link.index.get(),
@@ -57,16 +63,25 @@ pub fn port_by_name(engine: &Engine, name: &LinkName) -> Option<PortRow> {
     let link = engine.observed().by_name(name)?;
     match engine.tap(link.index) {
         Some(tap) => Some(port(engine, link.index, tap)),
-        None => engine.unmanaged().find(|l| l.index == link.index).map(|l| unmanaged(engine, l)),
+        None => engine
+            .unmanaged()
+            .find(|l| l.index == link.index)
+            .map(|l| unmanaged(engine, l)),
     }
 }
 
 pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
     let state = engine.network_state(network);
     let segment = engine.segment(&network.id);
-    let name_of = |index: Option<Ifindex>| index.and_then(|i| engine.observed().link(i)).map(|l| l.name.to_string());
+    let name_of = |index: Option<Ifindex>| {
+        index
+            .and_then(|i| engine.observed().link(i))
+            .map(|l| l.name.to_string())
+    };
     let attached = segment.into_iter().flat_map(|s| &s.users).filter(|index| {
-        engine.tap(**index).is_some_and(|tap| tap.state == PortState::Attached)
+        engine
+            .tap(**index)
+            .is_some_and(|tap| tap.state == PortState::Attached)
     });
     NetworkRow {
         id: network.id.to_string(),
@@ -94,10 +109,19 @@ pub fn op_args(op: &Op) -> serde_json::Value {
         Op::CreateBridge { name, mac, mtu, .. } => {
             json!({"link": name.to_string(), "mac": mac.to_string(), "mtu": mtu.map(|m| m.get())})
         }
-        Op::CreateVlan { name, parent, vid, mtu } => {
+        Op::CreateVlan {
+            name,
+            parent,
+            vid,
+            mtu,
+        } => {
             json!({"link": name.to_string(), "parent": parent.name.to_string(), "vid": vid.get(), "mtu": mtu.map(|m| m.get())})
         }
-        Op::CreateVxlan { name, mtu, attributes } => json!({
+        Op::CreateVxlan {
+            name,
+            mtu,
+            attributes,
+        } => json!({
             "link": name.to_string(),
             "vni": attributes.vni,
             "local": attributes.local.map(|a| a.to_string()),
@@ -122,7 +146,10 @@ pub fn op_args(op: &Op) -> serde_json::Value {
             json!({"link": link.name.to_string()})
         }
         Op::SetPort { link, flags } => {
-            let flags: serde_json::Map<_, _> = flags.words().map(|(word, on)| (word.to_owned(), json!(on))).collect();
+            let flags: serde_json::Map<_, _> = flags
+                .words()
+                .map(|(word, on)| (word.to_owned(), json!(on)))
+                .collect();
             json!({"link": link.name.to_string(), "flags": flags})
         }
         Op::DisableIpv6 { link, disable } => json!({"link": link.name.to_string(), "disable": disable}),

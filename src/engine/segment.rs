@@ -154,7 +154,12 @@ impl Engine {
         self.set_segment_state(id, SegmentState::Ready, now);
         if news {
             // What failed on the bridge that was may work on the one that is.
-            let users: Vec<Ifindex> = self.segments.get(id).into_iter().flat_map(|s| s.users.iter().copied()).collect();
+            let users: Vec<Ifindex> = self
+                .segments
+                .get(id)
+                .into_iter()
+                .flat_map(|s| s.users.iter().copied())
+                .collect();
             for index in users {
                 self.retry_now(index);
             }

@@ -15,12 +15,12 @@ use super::socket::{RequestSocket, Step};
 use super::wire::Message;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{FdbRow, Ifindex, Link};
+use crate::plan::address_move::address_of;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use crate::plan::address_move::address_of;
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 /// Version of the tables and of the records' meaning.
 pub const SCHEMA: u64 = 1;
 
-const FILE: &str = "bindings.redb";
+/// Name of the file in the state directory.
+pub const FILE: &str = "bindings.redb";
 
 /// Pages kept in memory, bytes. All records are read once, at start; redb's default is 1 GiB.
 const CACHE: usize = 1 << 20;
