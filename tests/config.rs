@@ -4,6 +4,13 @@
 //! A case is a file `NAME.toml`, or a folder `NAME` with `main.toml` and what it includes. Its report is `NAME.stderr`.
 //! `TAPWIRE_BLESS=1 cargo test --test config` writes the reports anew; read the difference before committing it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the lints' test exemption stops at helper functions"
+)]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tapwire::config::{self, Config, Report};

@@ -3,6 +3,7 @@
 //! Each check is one pass with hash maps, so that a hundred thousand networks cost what one costs, a hundred
 //! thousand times.
 
+use super::devices::Devices;
 use super::network::NetworkDraft;
 use super::physical::{Physical, PhysicalNetworks};
 use super::place::{At, Place};
@@ -10,43 +11,9 @@ use super::port::PortDraft;
 use super::report::Findings;
 use super::suggest;
 use super::vxlan::Vxlan;
-use crate::model::{LinkName, NetworkId, PortId, Segment, TapSelector, Vid, Vni, owned};
+use crate::model::{LinkName, NetworkId, PortId, Segment, TapSelector, Vid, Vni};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-
-/// What a device name is used for.
-#[derive(Clone, Copy)]
-enum Use<'a> {
-    Interface(&'a str),
-    MappedBridge(&'a str),
-    /// Index into the networks; the bridge's name is explicit or derived.
-    Bridge {
-        network: usize,
-        explicit: bool,
-    },
-    VlanDevice {
-        network: usize,
-    },
-    VxlanDevice {
-        network: usize,
-    },
-}
-
-impl Use<'_> {
-    fn describe(&self, networks: &[NetworkDraft]) -> String {
-        let label = |index: usize| networks.get(index).map_or("", |n| n.label());
-        match *self {
-            Use::Interface(name) => format!("the interface of physical network `{name}`"),
-            Use::MappedBridge(name) => format!("the bridge of physical network `{name}`"),
-            Use::Bridge { network, .. } => format!("the bridge of network `{}`", label(network)),
-            Use::VlanDevice { network } => format!("the VLAN device of network `{}`", label(network)),
-            Use::VxlanDevice { network } => format!("the VXLAN device of network `{}`", label(network)),
-        }
-    }
-}
-
-/// Device name -> its use and the place that gave it.
-type Devices<'a> = HashMap<LinkName, (Use<'a>, Place)>;
 
 pub(super) fn networks(
     networks: &[NetworkDraft],
@@ -59,105 +26,152 @@ pub(super) fn networks(
     if complete {
         known_physical_networks(networks, physical, findings);
     }
-    let mut devices = Devices::with_capacity(networks.len() * 2 + physical.known.len());
-    mapped_devices(physical, &mut devices, findings);
-    let mut vids: HashMap<(LinkName, Vid), usize> = HashMap::new();
-    let mut vnis: HashMap<Vni, usize> = HashMap::new();
-    let mut flats: HashMap<LinkName, usize> = HashMap::new();
+    let mut devices = Devices::mapped(physical, networks, findings);
+    let mut segments = Segments::default();
     let mut underlay_reported = false;
-
     for (index, draft) in networks.iter().enumerate() {
         let Some(network) = &draft.network else {
             continue;
         };
-        let label = draft.label();
-        // The names of a duplicate's devices collide too: once said is enough.
-        let mut duplicate = false;
+        let mapping = network
+            .segment
+            .physical()
+            .and_then(|name| physical.known.get(name));
         let mut own_bridge = true;
-        let other = |first: usize| {
-            networks
-                .get(first)
-                .map(|n| (n.label(), n.segmentation_place(), n.physical_place()))
-        };
+        // The device names of a segment used twice collide too: once said is enough.
+        let mut unique = true;
         match &network.segment {
             Segment::Local => {}
-            Segment::Flat { physical: name } => {
-                let mapping = physical.known.get(name);
-                let mapped_bridge = mapping.and_then(|p| p.value.bridge);
-                own_bridge = mapped_bridge.is_none();
-                if let (Some(mapped), Some(bridge)) = (
-                    mapped_bridge,
-                    draft.bridge.filter(|b| Some(b.value) != mapped_bridge),
-                ) {
-                    findings
-                        .error(bridge.place, format!("network `{label}` can't have a bridge of its own: physical network `{name}` brings {mapped}"))
-                        .hint(format!("leave `bridge` out: its taps go to {mapped}"))
-                        .related(mapping.and_then(|p| p.bridge).unwrap_or(bridge.place), "the bridge is mapped here");
+            Segment::Flat { .. } => {
+                let mapped = mapping.and_then(|m| m.value.bridge);
+                own_bridge = mapped.is_none();
+                if let (Some(mapping), Some(mapped)) = (mapping, mapped) {
+                    no_bridge_besides(draft, mapping, mapped, findings);
                 }
-                if let Some(device) = mapped_bridge.or(mapping.and_then(|p| p.value.interface)) {
-                    let first = *flats.entry(device).or_insert(index);
-                    if let Some((first, _, place)) = other(first).filter(|_| first != index) {
-                        duplicate = true;
-                        findings
-                            .error(
-                                draft.physical_place(),
-                                format!("networks `{first}` and `{label}` are both flat on {device}"),
-                            )
-                            .hint("untagged frames can belong to one network only; give one of them a vlan")
-                            .related(place, "the first flat network");
-                    }
+                if let Some(device) = mapped.or(mapping.and_then(|m| m.value.interface)) {
+                    unique = segments.flat(index, device, networks, findings);
                 }
             }
-            Segment::Vlan { physical: name, vid } => {
-                if let Some(parent) = physical.known.get(name).and_then(Physical::parent) {
-                    let first = *vids.entry((parent, *vid)).or_insert(index);
-                    if let Some((first, place, _)) = other(first).filter(|_| first != index) {
-                        duplicate = true;
-                        findings
-                            .error(draft.segmentation_place(), format!("networks `{first}` and `{label}` both use vlan {vid} on {parent}"))
-                            .hint("a vlan id belongs to one network on an interface; two ids of one network are one [[network]]")
-                            .related(place, "it is first used here");
-                    } else if let Ok(device) = owned::vlan_name(&parent, *vid) {
-                        let place = draft.segmentation_place();
-                        claim(
-                            &mut devices,
-                            device,
-                            Use::VlanDevice { network: index },
-                            place,
-                            networks,
-                            findings,
-                        );
+            Segment::Vlan { vid, .. } => {
+                if let Some(parent) = mapping.and_then(Physical::parent) {
+                    unique = segments.vlan(index, parent, *vid, networks, findings);
+                    if unique {
+                        devices.vlan(index, parent, *vid, draft.segmentation_place(), findings);
                     }
                 }
             }
             Segment::Vxlan { vni } => {
-                let first = *vnis.entry(*vni).or_insert(index);
-                if let Some((first, place, _)) = other(first).filter(|_| first != index) {
-                    duplicate = true;
-                    findings
-                        .error(
-                            draft.segmentation_place(),
-                            format!("networks `{first}` and `{label}` both use VNI {vni}"),
-                        )
-                        .hint("a VNI belongs to one network")
-                        .related(place, "it is first used here");
-                } else if let Ok(device) = owned::vxlan_name(*vni) {
-                    let place = draft.segmentation_place();
-                    claim(
-                        &mut devices,
-                        device,
-                        Use::VxlanDevice { network: index },
-                        place,
-                        networks,
-                        findings,
-                    );
+                unique = segments.vxlan(index, *vni, networks, findings);
+                if unique {
+                    devices.vxlan(index, *vni, draft.segmentation_place(), findings);
                 }
                 underlay(draft, *vni, vxlan, &mut underlay_reported, findings);
             }
         }
-        if own_bridge && !(duplicate && draft.bridge.is_none()) {
-            bridge(index, draft, &mut devices, networks, findings);
+        if own_bridge && (unique || draft.bridge.is_some()) {
+            devices.bridge(index, draft, findings);
         }
+    }
+}
+
+/// Who uses which segment: index of the first network for each.
+#[derive(Default)]
+struct Segments {
+    flat: HashMap<LinkName, usize>,
+    vlan: HashMap<(LinkName, Vid), usize>,
+    vxlan: HashMap<Vni, usize>,
+}
+
+impl Segments {
+    /// Each of these reports a second user and tells whether this is the first.
+    fn flat(
+        &mut self,
+        index: usize,
+        device: LinkName,
+        networks: &[NetworkDraft],
+        findings: &mut Findings,
+    ) -> bool {
+        let first = *self.flat.entry(device).or_insert(index);
+        let pair = (networks.get(first), networks.get(index));
+        if let (Some(one), Some(two)) = pair
+            && first != index
+        {
+            findings
+                .error(
+                    two.physical_place(),
+                    format!(
+                        "networks `{}` and `{}` are both flat on {device}",
+                        one.label(),
+                        two.label()
+                    ),
+                )
+                .hint("untagged frames can belong to one network only; give one of them a vlan")
+                .related(one.physical_place(), "the first flat network");
+        }
+        first == index
+    }
+
+    fn vlan(
+        &mut self,
+        index: usize,
+        parent: LinkName,
+        vid: Vid,
+        networks: &[NetworkDraft],
+        findings: &mut Findings,
+    ) -> bool {
+        let first = *self.vlan.entry((parent, vid)).or_insert(index);
+        let what = format_args!("vlan {vid} on {parent}");
+        let hint =
+            "a vlan id belongs to one network on an interface; two ids of one network are one [[network]]";
+        used_once(networks, first, index, what, hint, findings)
+    }
+
+    fn vxlan(&mut self, index: usize, vni: Vni, networks: &[NetworkDraft], findings: &mut Findings) -> bool {
+        let first = *self.vxlan.entry(vni).or_insert(index);
+        used_once(
+            networks,
+            first,
+            index,
+            format_args!("VNI {vni}"),
+            "a VNI belongs to one network",
+            findings,
+        )
+    }
+}
+
+fn used_once(
+    networks: &[NetworkDraft],
+    first: usize,
+    index: usize,
+    what: std::fmt::Arguments<'_>,
+    hint: &str,
+    findings: &mut Findings,
+) -> bool {
+    if let (Some(one), Some(two)) = (networks.get(first), networks.get(index))
+        && first != index
+    {
+        findings
+            .error(
+                two.segmentation_place(),
+                format!("networks `{}` and `{}` both use {what}", one.label(), two.label()),
+            )
+            .hint(hint)
+            .related(one.segmentation_place(), "it is first used here");
+    }
+    first == index
+}
+
+/// A flat network on a physical network with a bridge uses that bridge.
+fn no_bridge_besides(draft: &NetworkDraft, mapping: &Physical, mapped: LinkName, findings: &mut Findings) {
+    if let Some(bridge) = draft.bridge.filter(|bridge| bridge.value != mapped) {
+        let (label, name) = (draft.label(), &mapping.value.name);
+        findings
+            .error(
+                bridge.place,
+                format!("network `{label}` can't have a bridge of its own: physical network `{name}` brings {mapped}"),
+            )
+            .hint(format!("leave `bridge` out: its taps go to {mapped}"))
+            .related(mapping.bridge.unwrap_or(mapping.place), "the bridge is mapped here");
     }
 }
 
@@ -193,134 +207,6 @@ fn unique_ids(networks: &[NetworkDraft], findings: &mut Findings) {
             }
         }
     }
-}
-
-/// Two physical networks may share a device; one's interface can't be another's bridge.
-fn mapped_devices<'a>(physical: &'a PhysicalNetworks, devices: &mut Devices<'a>, findings: &mut Findings) {
-    for (name, mapping) in &physical.known {
-        let interface = mapping
-            .value
-            .interface
-            .map(|i| (i, Use::Interface(name.as_str()), mapping.interface));
-        let bridge = mapping
-            .value
-            .bridge
-            .map(|b| (b, Use::MappedBridge(name.as_str()), mapping.bridge));
-        for (device, purpose, place) in interface.into_iter().chain(bridge) {
-            let place = place.unwrap_or(mapping.place);
-            match devices.entry(device) {
-                Entry::Vacant(entry) => {
-                    entry.insert((purpose, place));
-                }
-                Entry::Occupied(first) => {
-                    let (before, first) = first.get();
-                    if std::mem::discriminant(before) != std::mem::discriminant(&purpose) {
-                        findings
-                            .error(place, format!("{device} can't be {} and {}", before.describe(&[]), purpose.describe(&[])))
-                            .hint("a bridge can't be a port of a bridge: name the NIC as `interface`, or the bridge as `bridge`")
-                            .related(*first, "it is first used here");
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The bridge that a network makes for itself.
-fn bridge<'a>(
-    index: usize,
-    draft: &NetworkDraft,
-    devices: &mut Devices<'a>,
-    networks: &[NetworkDraft],
-    findings: &mut Findings,
-) {
-    let (name, place, explicit) = match (&draft.bridge, &draft.id) {
-        (Some(bridge), _) => (bridge.value, bridge.place, true),
-        (None, Some(id)) => match owned::bridge_name(&id.value) {
-            Ok(name) => (name, id.place, false),
-            Err(error) => {
-                findings
-                    .error(id.place, error.to_string())
-                    .hint("name its bridge: bridge = \"br100\"");
-                return;
-            }
-        },
-        (None, None) => return,
-    };
-    // A network defined twice is reported as such; its bridge's name adds nothing.
-    if let (
-        Some(id),
-        Some((
-            Use::Bridge {
-                network,
-                explicit: false,
-            },
-            _,
-        )),
-        false,
-    ) = (&draft.id, devices.get(&name), explicit)
-    {
-        let first = networks.get(*network).and_then(|n| n.id.as_ref());
-        if first.is_some_and(|first| first.value == id.value) {
-            return;
-        }
-    }
-    claim(
-        devices,
-        name,
-        Use::Bridge {
-            network: index,
-            explicit,
-        },
-        place,
-        networks,
-        findings,
-    );
-}
-
-/// Takes a device name for one use, or reports who has it.
-fn claim<'a>(
-    devices: &mut Devices<'a>,
-    name: LinkName,
-    purpose: Use<'a>,
-    place: Place,
-    networks: &[NetworkDraft],
-    findings: &mut Findings,
-) {
-    let entry = match devices.entry(name) {
-        Entry::Vacant(entry) => {
-            entry.insert((purpose, place));
-            return;
-        }
-        Entry::Occupied(entry) => entry,
-    };
-    let (before, first) = entry.get();
-    let hint = match (before, &purpose) {
-        (Use::Bridge { explicit: false, .. }, Use::Bridge { explicit: false, .. }) => {
-            "a bridge is named brq + the first 11 characters of the id, and these are the same: give one of them `bridge = \"...\"`"
-        }
-        (_, Use::Bridge { explicit: true, .. }) => {
-            "choose another name: `bridge` is the network's own device"
-        }
-        (Use::Bridge { explicit: true, .. }, _) => {
-            "give the network that names it explicitly another `bridge`"
-        }
-        (Use::VlanDevice { .. }, Use::VlanDevice { .. }) => {
-            "long interface names are shortened to four characters and six of their hash; rename one of the interfaces"
-        }
-        _ => "one of the two must get another name",
-    };
-    findings
-        .error(
-            place,
-            format!(
-                "{name} would be {} and {}",
-                before.describe(networks),
-                purpose.describe(networks)
-            ),
-        )
-        .hint(hint)
-        .related(*first, "the first use");
 }
 
 /// A VXLAN network needs a source address and some way to reach the others.

@@ -6,12 +6,14 @@
 //!
 //! The way of a load: `include` finds and reads the files, `reader` takes their tables apart, `network`, `port` and
 //! `settings` (with `vxlan`, `physical`, `policy`) read one table each into drafts that remember their places,
-//! `check` compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
+//! `check` (with `devices`) compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
 //!
 //! Files are merged, never overridden: a key, network, port or physical network in two places is a mistake that
 //! names both. Included files may hold any table; only `include` itself belongs to the main file.
 
 mod check;
+mod devices;
+mod diff;
 mod include;
 mod network;
 mod physical;
@@ -25,6 +27,7 @@ mod suggest;
 mod units;
 mod vxlan;
 
+pub use diff::{Changes, Difference, difference};
 pub use report::{Diagnostic, Related, Report};
 
 use crate::model::{Network, PhysicalName, PhysicalNetwork, PortMapping, TapMatch, VxlanSettings};
