@@ -11,6 +11,7 @@
 //! Files are merged, never overridden: a key, network, port or physical network in two places is a mistake that
 //! names both. Included files may hold any table; only `include` itself belongs to the main file.
 
+mod addition;
 mod check;
 mod devices;
 mod diff;
@@ -27,6 +28,7 @@ mod suggest;
 mod units;
 mod vxlan;
 
+pub use addition::{Unfit, fits};
 pub use diff::{Changes, Difference, difference};
 pub use report::{Diagnostic, Related, Report};
 
