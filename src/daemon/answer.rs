@@ -322,9 +322,15 @@ impl Reactor {
                 format!("network {} is told by {origin}", network.id),
             ));
         }
-        if let Some(problem) = sources::clash(self.engine.desired(), &network) {
-            return Err(Failure::new(FailureKind::Conflict, problem));
-        }
+        let others: Vec<Network> = self
+            .told
+            .networks
+            .values()
+            .filter(|n| n.id != network.id)
+            .cloned()
+            .collect();
+        config::fits(&self.config, &others, &network)
+            .map_err(|unfit| Failure::new(FailureKind::Conflict, unfit.to_string()))?;
         self.keep(Change::PutNetwork(NetworkRecord::from(&network)))
             .await?;
         self.told.networks.insert(network.id.clone(), network.clone());
@@ -404,7 +410,14 @@ impl Reactor {
             changes: sources::changes(&self.config, &config),
         };
         let policy_changed = config.policy != self.config.policy;
-        self.config = config;
+        // What is open stays where it is until the next start.
+        let daemon = config::DaemonSettings {
+            prune_after: config.daemon.prune_after,
+            max_detach_percent: config.daemon.max_detach_percent,
+            ..self.config.daemon.clone()
+        };
+        self.config = config::Config { daemon, ..config };
+        self.engine.set_prune_after(self.config.daemon.prune_after);
         let now = self.now();
         self.engine.handle(Event::Desired(Box::new(desired)), now);
         self.watch_files(began);

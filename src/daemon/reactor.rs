@@ -292,7 +292,16 @@ impl Reactor {
     /// Watches the files that `config` was read from. A watch that cannot be had leaves SIGHUP.
     pub(super) fn watch_files(&mut self, since: SystemTime) {
         let set = match &mut self.watch {
-            Some(watch) => watch.set(self.config.files.clone(), self.config.directories.clone(), since),
+            Some(watch) => {
+                let files = self
+                    .config
+                    .files
+                    .iter()
+                    .chain(&self.config.policy.plugins)
+                    .cloned()
+                    .collect();
+                watch.set(files, self.config.directories.clone(), since)
+            }
             None => return,
         };
         if let Err(error) = set {

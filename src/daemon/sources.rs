@@ -4,10 +4,9 @@
 //! The files win: a network or tap that a file names cannot be told otherwise by a command (the error names the
 //! file). What commands told is kept by `source::store`.
 
-use crate::config::{Config, Sourced};
+use crate::config::{self, Changes, Config, Sourced};
 use crate::desired::Desired;
 use crate::desired::port::selector_text;
-use crate::desired::segment::link_names;
 use crate::model::{Network, NetworkId, PortMapping, TapSelector};
 use crate::source::{self, store::Store};
 use std::collections::BTreeMap;
@@ -119,100 +118,35 @@ pub fn mapping_origin<'a>(config: &'a Config, tap: &TapSelector) -> Option<&'a s
         .map(|p| p.origin.as_str())
 }
 
-/// What keeps a network told over the socket from standing beside those already there.
-pub fn clash(desired: &Desired, network: &Network) -> Option<String> {
-    if let Some(physical) = network.segment.physical() {
-        if !desired.physical.contains_key(physical) {
-            return Some(format!(
-                "physical network {physical} is not in [physical_networks]"
-            ));
-        }
-    }
-    if matches!(network.segment, crate::model::Segment::Vxlan { .. }) && desired.vxlan.local_ip.is_none() {
-        return Some("vxlan networks need local_ip in [vxlan]".to_owned());
-    }
-    let names = link_names(desired, network);
-    let same = |other: &&Network| {
-        other.id != network.id
-            && ((other.segment == network.segment && network.segment != crate::model::Segment::Local)
-                || (desired.bridge_name(other) == desired.bridge_name(network)
-                    && !shares_bridge(desired, other)))
-    };
-    let other = desired.networks().find(same)?;
-    let what = if other.segment == network.segment {
-        "segment"
-    } else {
-        "bridge name"
-    };
-    Some(format!(
-        "network {} has the same {what} ({})",
-        other.id,
-        names.first().map_or_else(String::new, ToString::to_string)
-    ))
-}
-
-/// Networks on a physical network's own bridge have that bridge's name, on purpose.
-fn shares_bridge(desired: &Desired, network: &Network) -> bool {
-    network
-        .segment
-        .physical()
-        .and_then(|p| desired.physical.get(p))
-        .is_some_and(|p| p.bridge.is_some())
-}
-
 /// One line for each difference between two configurations.
 pub fn changes(before: &Config, after: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    let old: BTreeMap<&NetworkId, &Sourced<Network>> =
-        before.networks.iter().map(|n| (&n.value.id, n)).collect();
-    let new: BTreeMap<&NetworkId, &Sourced<Network>> =
-        after.networks.iter().map(|n| (&n.value.id, n)).collect();
-    for (id, network) in &new {
-        match old.get(id) {
-            None => lines.push(format!("network {id} added ({})", network.origin)),
-            Some(known) if known.value != network.value => {
-                lines.push(format!("network {id} changed ({})", network.origin));
-            }
-            Some(_) => {}
-        }
+    fn lines<T>(what: &str, changes: &Changes<'_, T>, key: impl Fn(&T) -> String, lines: &mut Vec<String>) {
+        let line =
+            |item: &Sourced<T>, verb: &str| format!("{what} {} {verb} ({})", key(&item.value), item.origin);
+        lines.extend(changes.added.iter().map(|item| line(item, "added")));
+        lines.extend(changes.changed.iter().map(|(_, item)| line(item, "changed")));
+        lines.extend(changes.removed.iter().map(|item| line(item, "removed")));
     }
-    lines.extend(
-        old.iter()
-            .filter(|(id, _)| !new.contains_key(*id))
-            .map(|(id, n)| format!("network {id} removed ({})", n.origin)),
-    );
-    let key = |p: &Sourced<PortMapping>| selector_text(&p.value.tap);
-    let old: BTreeMap<String, &Sourced<PortMapping>> = before.ports.iter().map(|p| (key(p), p)).collect();
-    let new: BTreeMap<String, &Sourced<PortMapping>> = after.ports.iter().map(|p| (key(p), p)).collect();
-    for (tap, port) in &new {
-        match old.get(tap) {
-            None => lines.push(format!("port {tap} added ({})", port.origin)),
-            Some(known) if known.value != port.value => {
-                lines.push(format!("port {tap} changed ({})", port.origin))
-            }
-            Some(_) => {}
-        }
-    }
-    lines.extend(
-        old.iter()
-            .filter(|(tap, _)| !new.contains_key(*tap))
-            .map(|(tap, p)| format!("port {tap} removed ({})", p.origin)),
-    );
-    for (what, same) in [
-        ("[taps]", before.taps == after.taps),
-        ("[vxlan]", before.vxlan == after.vxlan),
-        (
-            "[physical_networks]",
-            before.physical_networks == after.physical_networks,
-        ),
-        ("[policy]", before.policy == after.policy),
+    let difference = config::difference(before, after);
+    let mut all = Vec::new();
+    lines("network", &difference.networks, |n| n.id.to_string(), &mut all);
+    lines("port", &difference.ports, |p| selector_text(&p.tap), &mut all);
+    for (table, different) in [
+        ("[taps]", difference.taps),
+        ("[vxlan]", difference.vxlan),
+        ("[physical_networks]", difference.physical_networks),
+        ("[policy]", difference.policy),
+        ("[daemon] limits", difference.limits),
     ] {
-        if !same {
-            lines.push(format!("{what} changed"));
+        if different {
+            all.push(format!("{table} changed"));
         }
     }
-    if before.daemon != after.daemon {
-        lines.push("[daemon] changed: comes into force with the next start".to_owned());
-    }
-    lines
+    all.extend(
+        difference
+            .needs_restart
+            .iter()
+            .map(|key| format!("[daemon] {key} changed: in force with the next start")),
+    );
+    all
 }

@@ -138,6 +138,11 @@ impl Engine {
         engine
     }
 
+    /// From the next look at unused devices on.
+    pub fn set_prune_after(&mut self, prune_after: Option<Duration>) {
+        self.prune_after = prune_after;
+    }
+
     pub fn handle(&mut self, event: Event, now: Time) {
         let cause = CauseId(self.causes + 1);
         match event {
