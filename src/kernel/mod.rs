@@ -35,4 +35,4 @@ pub use executor::{Executor, Outcome, Transport, Verdict};
 pub use monitor::{Drained, Monitor, RxEvent, Subscription};
 pub use request::LinkKey;
 pub use snapshot::{Listing, Retry, Snapshot};
-pub use socket::{RequestSocket, Step};
+pub use socket::Step;
