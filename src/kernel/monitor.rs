@@ -34,26 +34,15 @@ pub enum Subscription {
     /// Addresses of both families: an unhurried socket of its own, so that somebody's burst of addresses never
     /// overruns the first. No routes and neighbours: they change all the time, and nothing here decides by them.
     Addresses,
-    /// Everything, for tracing.
-    All,
 }
 
 impl Subscription {
     fn groups(self) -> &'static [u32] {
         const LINKS: [u32; 1] = [libc::RTNLGRP_LINK];
         const ADDRESSES: [u32; 2] = [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
-        const ALL: [u32; 6] = [
-            libc::RTNLGRP_LINK,
-            libc::RTNLGRP_NEIGH,
-            libc::RTNLGRP_IPV4_IFADDR,
-            libc::RTNLGRP_IPV4_ROUTE,
-            libc::RTNLGRP_IPV6_IFADDR,
-            libc::RTNLGRP_IPV6_ROUTE,
-        ];
         match self {
             Subscription::Links => &LINKS,
             Subscription::Addresses => &ADDRESSES,
-            Subscription::All => &ALL,
         }
     }
 }
