@@ -5,6 +5,7 @@
 //! | `monitor` | the subscription socket: events in order, losses said |
 //! | `snapshot` | lists of links, entries, addresses, routes |
 //! | `executor` | operations of a plan, one request each, and their outcomes |
+//! | `watch` | events and lists in all their detail, for tracing |
 //! | `fault` | an executor's kernel that fails on command, for tests |
 //! | `tuntap` | making taps, for the demo, the tests and the benches |
 //! | `decode`, `encode` | messages to model, operations to messages |
@@ -35,4 +36,4 @@ pub use executor::{Executor, Outcome, Transport, Verdict};
 pub use monitor::{Drained, Monitor, RxEvent, Subscription};
 pub use request::LinkKey;
 pub use snapshot::{Listing, Retry, Snapshot};
-pub use socket::{RequestSocket, Step};
+pub use socket::Step;

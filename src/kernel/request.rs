@@ -42,14 +42,6 @@ impl Batch {
         &self.bytes
     }
 
-    /// Drops the message added last (its op could not be expressed to the end).
-    pub fn truncate(&mut self, len: usize) {
-        if let Some(&end) = self.starts.get(len) {
-            self.bytes.truncate(end);
-            self.starts.truncate(len);
-        }
-    }
-
     /// The message at `position` alone, for a wrapper that sends one at a time.
     pub fn single(&self, position: usize) -> Batch {
         let start = self.starts.get(position).copied().unwrap_or(self.bytes.len());

@@ -19,7 +19,7 @@ use crate::plan::address_move::address_of;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -70,11 +70,7 @@ impl Snapshot {
 
     /// Starts a dump of all links, without their counters.
     pub fn begin_links(&mut self) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.begin(RouteNetlinkMessage::GetLink(message))
+        self.begin(all_links())
     }
 
     /// Tells the next piece (some 20 links); a row that does not decode is told as an error.
@@ -90,20 +86,12 @@ impl Snapshot {
             })
     }
 
-    /// All links at once, in one go of 15 us each.
+    /// All links in one go, 5-15 us each.
     pub async fn links(&mut self) -> Result<Listing<Link>, Error> {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.list(
-            "dump_links",
-            &RouteNetlinkMessage::GetLink(message),
-            |change| match change {
-                Change::Link(link) => Some(link),
-                _ => None,
-            },
-        )
+        self.list("dump_links", &all_links(), |change| match change {
+            Change::Link(link) => Some(link),
+            _ => None,
+        })
         .await
     }
 
@@ -177,6 +165,8 @@ impl Snapshot {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
+            // The kernel's own filter looks at every next hop; a host with a full routing table sends a few rows.
+            message.attributes.push(RouteAttribute::Oif(link.get()));
             let listed = self
                 .list(
                     "dump_routes",
@@ -275,6 +265,15 @@ impl<T> Listing<T> {
             undecodable: self.undecodable,
         }
     }
+}
+
+/// Without counters: a fifth of the bytes.
+fn all_links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// Whether a route's output device, or that of one of its next hops, is `link`.

@@ -21,7 +21,8 @@ impl FdbEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdbRow {
     pub entry: FdbEntry,
-    /// Carries our mark (`NDA_PROTOCOL`, see `owned::FDB_PROTOCOL`): made by tapwire, this run or an earlier one.
+    /// Carries our mark (a combination of state bits and flags, `kernel::mark`): made by tapwire, this run or an
+    /// earlier one. Destinations of one MAC share it; a flood entry shared with somebody else reads as foreign.
     pub ours: bool,
     /// `NUD_PERMANENT`/`NUD_NOARP`: told by somebody; otherwise learned from traffic.
     pub fixed: bool,

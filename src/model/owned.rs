@@ -9,7 +9,8 @@ use super::ids::{InvalidValue, NetworkId, PortId, Vid, Vni};
 use super::name::LinkName;
 
 /// `NDA_PROTOCOL`/`RTA_PROTOCOL`/`IFA_PROTO` value that marks entries made by tapwire (iproute2's rt_protos has none
-/// at 0x74 = 't'). Rows carrying it are ours after a restart too; all others are somebody else's.
+/// at 0x74 = 't'). Rows carrying it are ours after a restart too; all others are somebody else's. VXLAN forwarding entries
+/// cannot carry it and have a mark of their own (`kernel::mark`).
 pub const PROTOCOL: u8 = 0x74;
 
 const MADE: &str = "tapwire:";

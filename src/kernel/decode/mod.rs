@@ -1,7 +1,7 @@
 //! From one rtnetlink message to what it says about the world.
 //!
 //! Called for every message of the monitor and every row of a dump, on the hot path: a tap's RTM_NEWLINK decodes in
-//! about a microsecond and without allocating. Unknown message types are `Change::Other`, unknown attributes are
+//! 0.2 us (8.6 us typed) and without allocating. Unknown message types are `Change::Other`, unknown attributes are
 //! skipped; bytes that contradict themselves are `Malformed`, which the caller counts and answers with a resync.
 
 mod entry;
