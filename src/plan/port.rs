@@ -7,6 +7,9 @@ use super::op::{LinkChange, LinkRef, ListAction, Master, Op};
 use crate::desired::port::PortWant;
 use crate::model::{FdbEntry, Ifindex, Link, Mac, Mtu};
 
+/// RFC 8200, section 5.
+const MIN_IPV6_MTU: u32 = 1280;
+
 /// What the engine remembers of a tap that the kernel does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortMemory<'a> {
@@ -28,14 +31,26 @@ pub fn plan_port(
         index: Some(link.index),
     };
     let mut ops = Vec::new();
-    if link.ipv6_disabled == Some(false) {
+    let joins = bridge.index.is_none() || link.master != bridge.index;
+    let mtu = want.mtu.or(segment_mtu).filter(|mtu| !link.mtu_is(*mtu));
+    // Below IPv6's minimum MTU a link has no IPv6 to switch off; it comes with the larger MTU, so that goes first.
+    let regains_ipv6 = link.mtu < MIN_IPV6_MTU && mtu.is_some_and(|mtu| mtu.get() >= MIN_IPV6_MTU);
+    if regains_ipv6 {
+        ops.push(Op::SetLink {
+            link: tap,
+            change: LinkChange {
+                mtu,
+                ..LinkChange::default()
+            },
+        });
+    }
+    if regains_ipv6 || link.ipv6_disabled == Some(false) {
         ops.push(Op::DisableIpv6 {
             link: tap,
             disable: true,
         });
     }
-    let joins = bridge.index.is_none() || link.master != bridge.index;
-    let mtu = want.mtu.or(segment_mtu).filter(|mtu| !link.mtu_is(*mtu));
+    let mtu = mtu.filter(|_| !regains_ipv6);
     let alias = want
         .alias
         .clone()
