@@ -12,5 +12,6 @@ pub mod kernel;
 pub mod model;
 pub mod observed;
 pub mod plan;
+pub mod policy;
 pub mod source;
 pub mod telemetry;

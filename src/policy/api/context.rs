@@ -1,0 +1,358 @@
+//! What a hook is given: `ctx`, a read-only table. Fields are only ever added within one API version.
+
+use crate::policy::api::Hook;
+use crate::policy::shape::{Shaped, record, words};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+words! {
+    /// Why a hook is asked.
+    pub enum Reason {
+        New = "new",
+        Change = "change",
+        Resync = "resync",
+        Reload = "reload",
+        Invalidate = "invalidate",
+    }
+}
+
+/// `ctx`. Absent parts are unknown at that moment or do not apply to the hook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Context {
+    pub api: u32,
+    pub hook: Hook,
+    pub r#gen: u64,
+    pub now: f64,
+    pub seq: u64,
+    pub reason: Reason,
+    pub link: Option<Link>,
+    pub port: Option<Port>,
+    pub vm: Option<Vm>,
+    pub network: Option<Arc<Network>>,
+    pub uplink: Option<Arc<Uplink>>,
+    pub bridge: Option<Bridge>,
+    pub current: Option<Current>,
+    pub host: Arc<HostFacts>,
+    pub tags: BTreeMap<String, String>,
+    pub plan: Option<Plan>,
+    pub result: Option<AttachResult>,
+    pub diff: Vec<Difference>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            api: super::API,
+            hook: Hook::Port,
+            r#gen: 0,
+            now: 0.0,
+            seq: 0,
+            reason: Reason::New,
+            link: None,
+            port: None,
+            vm: None,
+            network: None,
+            uplink: None,
+            bridge: None,
+            current: None,
+            host: Arc::default(),
+            tags: BTreeMap::new(),
+            plan: None,
+            result: None,
+            diff: Vec::new(),
+        }
+    }
+}
+
+words! {
+    /// The parts of `ctx` that `reads` can name.
+    pub enum Part {
+        /// The link (the tap).
+        Link = "link",
+        /// What the mapping says of the port.
+        Port = "port",
+        /// The virtual machine, when known.
+        Vm = "vm",
+        /// The network, when known.
+        Network = "network",
+        /// The link that carries the segment off the host.
+        Uplink = "uplink",
+        /// The network's bridge, when it stands.
+        Bridge = "bridge",
+        /// What the tap has now.
+        Current = "current",
+        /// Facts about this host.
+        Host = "host",
+        /// Tags that earlier plugins of the chain decided.
+        Tags = "tags",
+        /// What is about to be done.
+        Plan = "plan",
+        /// How it ended.
+        Result = "result",
+        /// What differs.
+        Diff = "diff",
+        /// Unix time in seconds, when the question was asked.
+        Now = "now",
+        /// Number of the question.
+        Seq = "seq",
+        /// Generation of the policy.
+        Gen = "gen",
+        /// Why the question is asked.
+        Reason = "reason",
+    }
+}
+
+impl Part {
+    /// Changes from question to question: an answer that depends on it can't be remembered.
+    pub const fn is_volatile(self) -> bool {
+        matches!(
+            self,
+            Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason
+        )
+    }
+}
+
+record! {
+    /// A link as the kernel describes it.
+    pub struct Link {
+        /// Kernel interface index.
+        pub ifindex: u32,
+        /// Interface name.
+        pub name: String,
+        /// Hardware address, "fa:16:3e:00:00:05".
+        pub mac: Option<String>,
+        /// MTU in bytes.
+        pub mtu: u32,
+        /// "tap", "tun", "veth", "bridge" ...; empty for a physical device.
+        pub kind: String,
+        /// `ifalias`.
+        pub alias: Option<String>,
+        /// "up", "down", "lowerlayerdown", "unknown" ...
+        pub operstate: Option<String>,
+        /// Administratively up.
+        pub up: bool,
+        /// Name of the bridge (or bond, VRF ...) it is a port of.
+        pub master: Option<String>,
+        /// Network namespace it moved to or came from, when not ours.
+        pub netns: Option<String>,
+    }
+}
+
+record! {
+    /// What the mapping says of a port.
+    pub struct Port {
+        /// Port id, usually Neutron's UUID.
+        pub id: Option<String>,
+        /// The address the virtual machine uses, when the mapping says it.
+        pub mac: Option<String>,
+        /// IP addresses the virtual machine uses, when the mapping says them.
+        pub addresses: Vec<String>,
+        /// False: the port is to stay down.
+        pub admin_state_up: bool,
+    }
+}
+
+record! {
+    /// The virtual machine behind a tap.
+    pub struct Vm {
+        /// Its UUID.
+        pub uuid: Option<String>,
+        /// Its name.
+        pub name: Option<String>,
+        /// Free-form metadata.
+        pub meta: BTreeMap<String, String>,
+    }
+}
+
+words! {
+    /// How a network's frames leave the host.
+    pub enum NetworkType {
+        Local = "local",
+        Flat = "flat",
+        Vlan = "vlan",
+        Vxlan = "vxlan",
+    }
+}
+
+impl Default for NetworkType {
+    fn default() -> Self {
+        Self::Local
+    }
+}
+
+record! {
+    /// The network a tap belongs to.
+    pub struct Network {
+        /// Network id.
+        pub id: String,
+        /// Name for people.
+        pub name: Option<String>,
+        /// "local", "flat", "vlan" or "vxlan".
+        pub network_type: NetworkType,
+        /// VLAN id or VNI.
+        pub segmentation_id: Option<u32>,
+        /// Name of the physical network (flat and vlan).
+        pub physical_network: Option<String>,
+        /// MTU from the configuration.
+        pub mtu: Option<u32>,
+        /// Tags from the configuration and from `network` hooks.
+        pub tags: BTreeMap<String, String>,
+    }
+}
+
+record! {
+    /// The link that carries a segment off the host (for vxlan: the underlay below the VXLAN device).
+    pub struct Uplink {
+        /// Interface name.
+        pub name: String,
+        /// MTU in bytes.
+        pub mtu: u32,
+        /// Administratively up.
+        pub up: bool,
+        /// First IPv4 address with prefix length.
+        pub addr4: Option<String>,
+        /// First IPv6 address with prefix length.
+        pub addr6: Option<String>,
+    }
+}
+
+record! {
+    /// The network's bridge.
+    pub struct Bridge {
+        /// Interface name.
+        pub name: String,
+        /// MTU in bytes.
+        pub mtu: u32,
+        /// Number of ports.
+        pub ports: u32,
+    }
+}
+
+record! {
+    /// What a tap has at the moment.
+    pub struct Current {
+        /// MTU in bytes.
+        pub mtu: Option<u32>,
+        /// Bridge-port flags by name.
+        pub port: BTreeMap<String, bool>,
+        /// Forwarding entries of tapwire on it.
+        pub fdb: Vec<FdbRow>,
+    }
+}
+
+record! {
+    /// A forwarding entry as it is.
+    pub struct FdbRow {
+        /// Hardware address.
+        pub mac: String,
+        /// Remote VTEP.
+        pub dst: Option<String>,
+        /// VLAN id.
+        pub vlan: Option<u32>,
+    }
+}
+
+record! {
+    /// Facts about this host.
+    pub struct HostFacts {
+        /// Host name.
+        pub name: String,
+        /// Labels from the configuration.
+        pub labels: BTreeMap<String, String>,
+    }
+}
+
+record! {
+    /// What is about to be done (`admit`).
+    pub struct Plan {
+        /// Differences that will be applied.
+        pub changes: Vec<Difference>,
+        /// Operations, one iproute2-like line each.
+        pub operations: Vec<String>,
+    }
+}
+
+record! {
+    /// One difference between what is and what shall be.
+    pub struct Difference {
+        /// "mtu", "port.learning" ...
+        pub field: String,
+        /// What is; absent: nothing.
+        pub have: Option<serde_json::Value>,
+        /// What shall be; absent: nothing.
+        pub want: Option<serde_json::Value>,
+        /// Which plugin wants it ("mtu plugins/mtu.lua:14"); absent: the configuration.
+        pub by: Option<String>,
+    }
+}
+
+record! {
+    /// How an attach ended (`attached`).
+    pub struct AttachResult {
+        /// "attached", "failed" ...
+        pub state: String,
+        /// The kernel's words.
+        pub error: Option<String>,
+        /// From the kernel's announcement to the last acknowledgement.
+        pub elapsed_us: u64,
+    }
+}
+
+impl Shaped for Context {
+    fn shape() -> crate::policy::shape::Shape {
+        use crate::policy::shape::{Field, Shape};
+        fn field<T: Shaped>(name: &'static str, doc: &str) -> Field {
+            Field {
+                name,
+                doc: doc.to_owned(),
+                shape: T::shape(),
+                optional: T::optional(),
+            }
+        }
+        Shape::Record(
+            "Context",
+            vec![
+                field::<u32>("api", "API version."),
+                field::<Hook>("hook", "The hook that is called."),
+                field::<u64>("gen", "Generation of the policy."),
+                field::<f64>(
+                    "now",
+                    "Unix time in seconds, when the question was asked; the only clock.",
+                ),
+                field::<u64>("seq", "Number of the question."),
+                field::<Reason>("reason", "Why the question is asked."),
+                field::<Option<Link>>("link", "The tap; in `observe` the link that changed."),
+                field::<Option<Port>>("port", "What the mapping says of the port."),
+                field::<Option<Vm>>("vm", "The virtual machine, when known."),
+                field::<Option<Network>>("network", "The network; absent in `resolve`."),
+                field::<Option<Uplink>>("uplink", "The link that carries the segment off the host."),
+                field::<Option<Bridge>>("bridge", "The network's bridge, when it stands."),
+                field::<Option<Current>>("current", "What the tap has now."),
+                field::<HostFacts>("host", "Facts about this host."),
+                field::<BTreeMap<String, String>>("tags", "Tags decided by earlier plugins of the chain."),
+                field::<Option<Plan>>(
+                    "plan",
+                    "`admit`: what is about to be done; also the second argument.",
+                ),
+                field::<Option<AttachResult>>(
+                    "result",
+                    "`attached`: how it ended; also the second argument.",
+                ),
+                field::<Vec<Difference>>("diff", "`drift`: what differs; also the second argument."),
+            ],
+        )
+    }
+}
+
+impl Context {
+    /// The tap's name, or "" when the question is not about a link.
+    pub fn tap(&self) -> &str {
+        self.link.as_ref().map_or("", |l| l.name.as_str())
+    }
+    /// The network's id, or "" when there is none.
+    pub fn network_id(&self) -> &str {
+        self.network.as_ref().map_or("", |n| n.id.as_str())
+    }
+}

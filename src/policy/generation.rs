@@ -1,0 +1,209 @@
+//! Loading a whole generation aside: every plugin, every problem, before anything is replaced.
+
+use super::guard::{self, load_plugin};
+use super::plugin::load::{Plugin, Problem, Surroundings};
+use super::plugin::runtime::Runtime;
+use super::plugin::sandbox::Coverage;
+use super::plugin::source::{Source, expand};
+use super::plugin::store::{Kept, Store};
+use super::settings::Settings;
+use super::tables;
+use crate::config::PolicySettings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
+
+/// Everything that is wrong with a set of plugins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for LoadReport {}
+
+/// A loaded generation that does not run yet.
+pub struct Loaded {
+    pub members: Vec<Member>,
+    pub around: Surroundings,
+    /// Problems of plugins with `required = false`, which were left out.
+    pub left_out: Vec<Problem>,
+    /// Of all sources, options and the order.
+    pub hash: u64,
+}
+
+/// One plugin of a loaded generation.
+pub struct Member {
+    pub plugin: Plugin,
+    pub runtime: Runtime,
+    pub store: Store,
+    /// The kept state was of another `state_version`.
+    pub migrated: bool,
+}
+
+fn general(place: &str, message: impl Into<String>) -> Problem {
+    Problem {
+        plugin: String::new(),
+        place: place.to_owned(),
+        message: message.into(),
+    }
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Loads everything; blocks for as long as files and plugins take (bounded by their deadlines). `kept` is the state
+/// that plugins of the running generation hold in memory.
+pub fn load(config: &PolicySettings, kept: &BTreeMap<String, Kept>) -> Result<Loaded, LoadReport> {
+    let mut report = LoadReport::default();
+    let settings = Settings::read(config).map(Arc::new).map_err(|e| LoadReport {
+        problems: vec![general("[policy]", e.to_string())],
+    })?;
+    let maps = match tables::read_all(&settings.maps) {
+        Ok(maps) => Arc::new(maps),
+        Err(errors) => {
+            report
+                .problems
+                .extend(errors.iter().map(|e| general("[policy.maps]", with_cause(e))));
+            Arc::default()
+        }
+    };
+    let around = Surroundings {
+        settings: Arc::clone(&settings),
+        maps,
+        coverage: Coverage::Off,
+        options: None,
+    };
+    let files = match expand(&config.plugins) {
+        Ok(files) => files,
+        Err(error) => {
+            report
+                .problems
+                .push(general("[policy] plugins", with_cause(&error)));
+            Vec::new()
+        }
+    };
+    let mut left_out = Vec::new();
+    let mut members: Vec<Member> = Vec::new();
+    for file in files {
+        let source = match Source::read(&file) {
+            Ok(source) => source,
+            Err(error) => {
+                report.problems.push(general(
+                    &file.to_string_lossy(),
+                    error
+                        .source()
+                        .map_or_else(|| error.to_string(), ToString::to_string),
+                ));
+                continue;
+            }
+        };
+        match member(&source, &around, kept) {
+            Ok(member) => {
+                let name = &member.plugin.name;
+                match members.iter().find(|other| other.plugin.name == *name) {
+                    Some(other) => {
+                        let first = &other.plugin.source.shown;
+                        report.problems.push(Problem::of(
+                            &source,
+                            format!("the name `{name}` is taken by {first}"),
+                        ));
+                    }
+                    None => members.push(member),
+                }
+            }
+            Err(problem) if settings.limits(&problem.plugin).required => report.problems.push(problem),
+            Err(problem) => left_out.push(problem),
+        }
+    }
+    report
+        .problems
+        .extend(strays(&settings, &members, &left_out, &report.problems));
+    if !report.problems.is_empty() {
+        return Err(report);
+    }
+    let hash = members.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, m| {
+        (hash ^ m.plugin.hash).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    Ok(Loaded {
+        members,
+        around,
+        left_out,
+        hash,
+    })
+}
+
+/// Configuration for plugins that do not exist: a misspelt table would silently configure nothing.
+fn strays(settings: &Settings, members: &[Member], left_out: &[Problem], failed: &[Problem]) -> Vec<Problem> {
+    let names: BTreeSet<&str> = members
+        .iter()
+        .map(|m| m.plugin.name.as_str())
+        .chain(left_out.iter().chain(failed).map(|p| p.plugin.as_str()))
+        .collect();
+    let configured = settings.options.keys().map(|name| ("plugin", name));
+    let limited = settings.limited().map(|name| ("limits", name));
+    configured
+        .chain(limited)
+        .filter(|(_, name)| !names.contains(name.as_str()))
+        .map(|(table, name)| {
+            let hint = super::shape::did_you_mean(name, names.iter().copied().filter(|n| !n.is_empty()));
+            general(
+                &format!("[policy.{table}.{name}]"),
+                format!("no plugin of this name is loaded{hint}"),
+            )
+        })
+        .collect()
+}
+
+fn member(source: &Source, around: &Surroundings, kept: &BTreeMap<String, Kept>) -> Result<Member, Problem> {
+    let (plugin, mut runtime) = load_plugin(source, around)?;
+    let problem = |message: String| Problem {
+        plugin: plugin.name.clone(),
+        ..Problem::of(source, message)
+    };
+    let mut store = Store::open(around.settings.state_directory.as_deref(), &plugin.name)
+        .map_err(|e| problem(with_cause(&e)))?;
+    if let Some(kept) = kept.get(&plugin.name) {
+        store.kept.clone_from(kept);
+    }
+    let version = plugin
+        .manifest
+        .state_version
+        .map_or(0, super::shape::Whole::get_u32);
+    let migrated = store.kept.version != version;
+    if migrated && !store.kept.values.is_empty() {
+        let (old, kill) = (store.kept.clone(), runtime.kill_switch());
+        let deadline = runtime.limits().deadline;
+        let (returned, next) = guard::run(&kill, deadline, move || {
+            let next = runtime.migrate(&old, version, guard::LOAD_CALL);
+            (runtime, next)
+        })
+        .map_err(|e| problem(format!("migrate: {e}")))?;
+        runtime = returned;
+        store.replace(next.map_err(|fault| problem(format!("migrate: {fault}")))?);
+    } else {
+        store.kept.version = version;
+    }
+    Ok(Member {
+        plugin,
+        runtime,
+        store,
+        migrated,
+    })
+}

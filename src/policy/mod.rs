@@ -1,0 +1,49 @@
+//! Site rules as small Lua plugins: the only code that knows mlua.
+//!
+//! Hooks are pure functions from a read-only table to a decision; nothing here touches the kernel. The daemon asks
+//! (`Host::ask`, never blocking), plugins run on worker threads of their own, and merged decisions come back through
+//! `Host::recv`. A plugin that loops, raises, eats memory or returns nonsense costs its own answers and nothing else: it
+//! is stopped at its CPU deadline, its last good answer (or its `on_error`) stands in, and after repeated failures it is
+//! not called for a while.
+//!
+//! The pieces: `api` the seam, `shape` what tables may contain, `plugin` one file and its state, `pool` the threads,
+//! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `check`, `testing`, `replay` and
+//! `typegen` are the tools for plugin authors.
+
+pub mod api;
+pub mod breaker;
+pub mod generation;
+pub mod guard;
+pub mod host;
+pub mod lift;
+pub mod merge;
+pub mod plugin;
+pub mod pool;
+pub mod settings;
+pub mod shape;
+pub mod status;
+pub mod tables;
+pub mod watch;
+
+pub use generation::LoadReport;
+pub use host::{Asked, Candidate, Comparison, Host, Known, Preparation, Refusal};
+pub use status::Status;
+
+/// JSON without object entries that are null or empty: how decisions are shown.
+pub fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Object(map) => Json::Object(
+            map.into_iter()
+                .map(|(key, value)| (key, without_nulls(value)))
+                .filter(|(_, value)| {
+                    !(value.is_null()
+                        || value.as_array().is_some_and(Vec::is_empty)
+                        || value.as_object().is_some_and(serde_json::Map::is_empty))
+                })
+                .collect(),
+        ),
+        Json::Array(list) => Json::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,13 @@
+//! One plugin: its source, what it says of itself, and its running state.
+
+pub mod fault;
+pub mod hostlib;
+pub mod load;
+pub mod manifest;
+pub mod options;
+pub mod origin;
+pub mod runtime;
+pub mod sandbox;
+pub mod source;
+pub mod store;
+pub mod when;

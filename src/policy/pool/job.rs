@@ -1,0 +1,210 @@
+//! One question on its way through the chain of plugins.
+
+use crate::policy::api::decision::{AdmitVerdict, Decision, PortVerdict, Verdict};
+use crate::policy::api::{Context, Fallback, Hook, Outcome, Reply, Request, Step, Subject};
+use crate::policy::merge::{Statement, merge};
+use crate::policy::plugin::load::Plugin;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a plugin contributed, or that it has not been asked yet.
+#[derive(Debug, Clone)]
+pub enum Contribution {
+    Pending,
+    /// Not concerned: no such hook, `when` does not match, or another plugin's `tick`.
+    Skipped,
+    Done {
+        outcome: Outcome,
+        fallback: Fallback,
+        cached: bool,
+        elapsed: Duration,
+        error: Option<String>,
+        verdict: Option<Arc<Verdict>>,
+    },
+}
+
+/// A question and the contributions so far, by lane.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub r#gen: u64,
+    pub seq: u64,
+    pub key: Subject,
+    pub hook: Hook,
+    pub context: Arc<Context>,
+    pub contributions: Vec<Contribution>,
+    /// Where a cacheable answer is to be remembered, by lane.
+    pub cache_keys: Vec<Option<Box<[u8]>>>,
+    pub retry_after: Option<Duration>,
+}
+
+impl Job {
+    pub fn new(request: Request, lanes: usize) -> Self {
+        let mut context = request.context;
+        context.hook = request.hook;
+        Self {
+            r#gen: request.r#gen,
+            seq: request.seq,
+            key: request.key,
+            hook: request.hook,
+            context: Arc::new(context),
+            contributions: vec![Contribution::Pending; lanes],
+            cache_keys: vec![None; lanes],
+            retry_after: None,
+        }
+    }
+
+    /// The next lane to be asked, from `from` on. `resolve` ends with the first answer.
+    pub fn next(&self, from: usize) -> Option<usize> {
+        for (lane, contribution) in self.contributions.iter().enumerate().skip(from) {
+            match contribution {
+                Contribution::Pending => return Some(lane),
+                Contribution::Done {
+                    verdict, fallback, ..
+                } if self.hook == Hook::Resolve && (verdict.is_some() || *fallback == Fallback::Deny) => {
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    pub fn set(&mut self, lane: usize, contribution: Contribution) {
+        if let Some(place) = self.contributions.get_mut(lane) {
+            *place = contribution;
+        }
+    }
+
+    /// Ask again no later than `pause` from now.
+    pub fn retry(&mut self, pause: Duration) {
+        self.retry_after = Some(self.retry_after.map_or(pause, |earlier| earlier.min(pause)));
+    }
+
+    /// Tags that plugins before `lane` decided, over those of the context.
+    pub fn tags(&self, lane: usize) -> BTreeMap<String, String> {
+        let mut tags = self.context.tags.clone();
+        for contribution in self.contributions.iter().take(lane) {
+            let Contribution::Done {
+                verdict: Some(verdict),
+                ..
+            } = contribution
+            else {
+                continue;
+            };
+            let said = match verdict.as_ref() {
+                Verdict::Port(v) => &v.tags,
+                Verdict::Network(v) => &v.tags,
+                _ => continue,
+            };
+            for (key, value) in said {
+                tags.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        tags
+    }
+
+    /// The merged answer, once every lane contributed.
+    pub fn into_reply(self, plugins: &[Arc<Plugin>], generation: u64) -> Reply {
+        let hook = self.hook;
+        let origins: Vec<_> = plugins
+            .iter()
+            .map(|plugin| move |path: &str| plugin.origins.of(hook, path))
+            .collect();
+        let statements = self.contributions.iter().zip(plugins).zip(&origins).filter_map(
+            |((c, plugin), origin)| match c {
+                Contribution::Done {
+                    verdict: Some(verdict),
+                    ..
+                } => Some(Statement {
+                    verdict,
+                    overrides: &plugin.manifest.overrides,
+                    origin,
+                }),
+                _ => None,
+            },
+        );
+        let (decision, conflicts) = match self.closed() {
+            // An earlier resolver failed: what a later one says must not map the tap elsewhere for a while.
+            true if hook == Hook::Resolve => (Decision::none(hook), Vec::new()),
+            _ => merge(hook, statements),
+        };
+        Reply {
+            r#gen: self.r#gen,
+            seq: self.seq,
+            hook,
+            generation,
+            decision,
+            conflicts,
+            steps: self.steps(plugins),
+            retry_after: self.retry_after,
+            key: self.key,
+        }
+    }
+
+    /// The first plugin with a say failed and nothing stands in for it.
+    fn closed(&self) -> bool {
+        let first = self.contributions.iter().find_map(|c| match c {
+            Contribution::Done { verdict: Some(_), .. } => Some(false),
+            Contribution::Done {
+                fallback: Fallback::Deny,
+                ..
+            } => Some(true),
+            _ => None,
+        });
+        first == Some(true)
+    }
+
+    fn steps(&self, plugins: &[Arc<Plugin>]) -> Vec<Step> {
+        let step = |(contribution, plugin): (&Contribution, &Arc<Plugin>)| match contribution {
+            Contribution::Done {
+                outcome,
+                fallback,
+                cached,
+                elapsed,
+                error,
+                ..
+            } => Some(Step {
+                plugin: plugin.name.clone(),
+                outcome: *outcome,
+                fallback: *fallback,
+                cached: *cached,
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                error: error.clone(),
+            }),
+            Contribution::Pending | Contribution::Skipped => None,
+        };
+        self.contributions.iter().zip(plugins).filter_map(step).collect()
+    }
+}
+
+/// The verdict that stands for "closed", where the hook has one.
+pub fn closed_verdict(hook: Hook, reason: String) -> Option<Verdict> {
+    match hook {
+        Hook::Port => Some(Verdict::Port(PortVerdict {
+            deny: Some(reason),
+            ..PortVerdict::default()
+        })),
+        Hook::Admit => Some(Verdict::Admit(AdmitVerdict {
+            deny: Some(reason),
+            defer: None,
+        })),
+        _ => None,
+    }
+}
+
+/// How an answer counts.
+pub fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
+    match verdict {
+        None => Outcome::Nil,
+        Some(
+            Verdict::Port(PortVerdict { deny: Some(_), .. })
+            | Verdict::Admit(AdmitVerdict { deny: Some(_), .. }),
+        ) => Outcome::Denied,
+        Some(
+            Verdict::Port(PortVerdict { defer: Some(_), .. })
+            | Verdict::Admit(AdmitVerdict { defer: Some(_), .. }),
+        ) => Outcome::Deferred,
+        Some(_) => Outcome::Answered,
+    }
+}

@@ -1,0 +1,308 @@
+//! A plugin's place in the pool: its state while nobody uses it, the questions waiting for it, what it answered before
+//! and how it has been doing.
+
+use super::job::{Contribution, Job, closed_verdict, outcome_of};
+use crate::policy::api::context::Part;
+use crate::policy::api::decision::Verdict;
+use crate::policy::api::{Context, Fallback, Hook, Outcome, Subject};
+use crate::policy::breaker::{Breakers, retry_after};
+use crate::policy::plugin::fault::Fault;
+use crate::policy::plugin::load::Plugin;
+use crate::policy::plugin::manifest::OnError;
+use crate::policy::plugin::runtime::{Called, Runtime};
+use crate::policy::plugin::sandbox::KillSwitch;
+use crate::policy::plugin::store::Store;
+use crate::policy::settings::Limits;
+use crate::policy::status::Counters;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Threads a plugin may lose before it is not called any more.
+pub const MAX_ABANDONED: u32 = 3;
+/// Answers remembered by input. Then all are forgotten: what is still asked comes back at once.
+const MAX_REMEMBERED: usize = 512;
+
+pub struct Lane {
+    pub plugin: Arc<Plugin>,
+    pub limits: Limits,
+    /// Of the current state.
+    pub kill: Arc<KillSwitch>,
+    /// `None` while a worker uses it, and while it is rebuilt.
+    pub runtime: Option<Box<Runtime>>,
+    pub store: Arc<Mutex<Store>>,
+    /// Its state was of another version: the old generation's store is not shared.
+    migrated: bool,
+    pub queue: VecDeque<Job>,
+    /// Questions about networks whose last call used up its deadline: they wait behind all others.
+    pub suspects: VecDeque<Job>,
+    waiting: HashSet<(Hook, Subject)>,
+    /// In the pool's list of lanes to be served.
+    pub is_ready: bool,
+    /// The call under way, kept here so that the watchdog can carry on without its thread.
+    pub running: Option<(u64, Job)>,
+    pub abandoned: u32,
+    /// Why it is not called any more.
+    pub disabled: Option<String>,
+    pub breakers: Breakers,
+    last_good: HashMap<(Hook, Subject), (Box<str>, Arc<Verdict>)>,
+    remembered: HashMap<(Hook, Box<[u8]>), Option<Arc<Verdict>>>,
+    pub counters: Counters,
+}
+
+impl Lane {
+    pub fn new(plugin: Arc<Plugin>, runtime: Runtime, store: Store, migrated: bool) -> Self {
+        Self {
+            limits: runtime.limits(),
+            kill: runtime.kill_switch(),
+            counters: Counters::new(runtime.used_memory()),
+            runtime: Some(Box::new(runtime)),
+            plugin,
+            store: Arc::new(Mutex::new(store)),
+            migrated,
+            queue: VecDeque::new(),
+            suspects: VecDeque::new(),
+            waiting: HashSet::new(),
+            is_ready: false,
+            running: None,
+            abandoned: 0,
+            disabled: None,
+            breakers: Breakers::default(),
+            last_good: HashMap::new(),
+            remembered: HashMap::new(),
+        }
+    }
+
+    /// Does this question concern the plugin at all?
+    pub fn concerns(&self, hook: Hook, key: &Subject, context: &Context) -> bool {
+        self.plugin.hooks.contains(&hook)
+            && match key {
+                Subject::Plugin(name) => *name == self.plugin.name,
+                _ => self
+                    .plugin
+                    .manifest
+                    .when
+                    .as_ref()
+                    .is_none_or(|when| when.matches(context)),
+            }
+    }
+
+    /// Adds a question; a newer one about the same subject takes the place of the older.
+    pub fn push(&mut self, job: Job) {
+        let id = (job.hook, job.key.clone());
+        if !self.waiting.insert(id) {
+            let same = |old: &&mut Job| old.hook == job.hook && old.key == job.key;
+            if let Some(old) = self.queue.iter_mut().chain(self.suspects.iter_mut()).find(same) {
+                if old.seq <= job.seq {
+                    *old = job;
+                }
+                return;
+            }
+        }
+        if self.breakers.is_suspect(job.hook, job.context.network_id()) {
+            self.suspects.push_back(job);
+        } else {
+            self.queue.push_back(job);
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Job> {
+        let job = self.queue.pop_front().or_else(|| self.suspects.pop_front())?;
+        self.waiting.remove(&(job.hook, job.key.clone()));
+        Some(job)
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.len() + self.suspects.len()
+    }
+
+    /// The key under which an answer to this question may be remembered: the parts the plugin declared to read.
+    pub fn cache_key(&self, job: &Job) -> Option<Box<[u8]>> {
+        let reads = self.plugin.manifest.reads.as_ref()?;
+        if !job.hook.decides() || reads.iter().any(|part| part.is_volatile()) {
+            return None;
+        }
+        cache_key(reads, &job.context)
+    }
+
+    /// Answers from memory, if the same input was answered before.
+    pub fn recall(&mut self, index: usize, job: &mut Job) -> bool {
+        let Some(key) = self.cache_key(job) else {
+            return false;
+        };
+        let id = (job.hook, key);
+        if self.disabled.is_none()
+            && let Some(verdict) = self.remembered.get(&id).cloned()
+        {
+            self.counters.cached += 1;
+            self.note_good(job, verdict.as_ref());
+            let outcome = outcome_of(verdict.as_deref());
+            job.set(
+                index,
+                Contribution::Done {
+                    outcome,
+                    fallback: Fallback::None,
+                    cached: true,
+                    elapsed: Duration::ZERO,
+                    error: None,
+                    verdict,
+                },
+            );
+            return true;
+        }
+        if let Some(place) = job.cache_keys.get_mut(index) {
+            *place = Some(id.1);
+        }
+        false
+    }
+
+    fn note_good(&mut self, job: &Job, verdict: Option<&Arc<Verdict>>) {
+        if !job.hook.remembers() {
+            return;
+        }
+        let id = (job.hook, job.key.clone());
+        match verdict {
+            Some(verdict) => {
+                self.last_good
+                    .insert(id, (job.context.network_id().into(), Arc::clone(verdict)));
+            }
+            None => {
+                self.last_good.remove(&id);
+            }
+        }
+    }
+
+    /// Drops what is known about a subject that is gone.
+    pub fn forget(&mut self, key: &Subject) {
+        for hook in [Hook::Resolve, Hook::Network, Hook::Port] {
+            self.last_good.remove(&(hook, key.clone()));
+        }
+    }
+
+    /// Takes over what the same plugin answered in an earlier generation.
+    pub fn inherit(&mut self, old: &Lane) {
+        self.last_good.clone_from(&old.last_good);
+        if !self.migrated {
+            self.store = Arc::clone(&old.store);
+        }
+    }
+
+    /// If the plugin must not be called now: its stand-in is put into the job.
+    pub fn refuse(&mut self, index: usize, job: &mut Job, now: Instant) -> bool {
+        let message = if let Some(why) = &self.disabled {
+            format!("disabled: {why}")
+        } else if self.breakers.admits(job.hook, job.context.network_id(), now) {
+            return false;
+        } else {
+            let last = self.counters.last_error.as_ref().map_or("", |e| e.as_str());
+            format!("not called, it failed too often; last: {last}")
+        };
+        self.counters.count(Outcome::Tripped, Duration::ZERO);
+        let fault = Fault::new(Outcome::Tripped, None, message);
+        job.retry(crate::policy::breaker::PROBE_AFTER);
+        let stand_in = self.stand_in(job, &fault, Duration::ZERO);
+        job.set(index, stand_in);
+        true
+    }
+
+    /// Books a finished call and puts its contribution into the job. True if a breaker opened.
+    pub fn finish(&mut self, index: usize, job: &mut Job, called: &Called, now: Instant) -> bool {
+        let network = job.context.network_id().to_owned();
+        match &called.answer {
+            Ok(verdict) => {
+                let outcome = outcome_of(verdict.as_ref());
+                self.counters.count(outcome, called.elapsed);
+                self.breakers.succeed(job.hook, &network);
+                let verdict = verdict.clone().map(Arc::new);
+                if let Some(key) = job.cache_keys.get_mut(index).and_then(Option::take)
+                    && !called.effects.state_used
+                {
+                    if self.remembered.len() >= MAX_REMEMBERED {
+                        self.remembered.clear();
+                    }
+                    self.remembered.insert((job.hook, key), verdict.clone());
+                }
+                self.note_good(job, verdict.as_ref());
+                job.set(
+                    index,
+                    Contribution::Done {
+                        outcome,
+                        fallback: Fallback::None,
+                        cached: false,
+                        elapsed: called.elapsed,
+                        error: None,
+                        verdict,
+                    },
+                );
+                false
+            }
+            Err(fault) => {
+                self.counters.count(fault.outcome, called.elapsed);
+                self.counters.last_error = Some(format!("{}: {fault}", job.hook));
+                let tripped = self.breakers.fail(job.hook, &network, fault.outcome, now);
+                if job.hook.decides() {
+                    job.retry(retry_after(tripped.failures));
+                }
+                let stand_in = self.stand_in(job, fault, called.elapsed);
+                job.set(index, stand_in);
+                tripped.newly
+            }
+        }
+    }
+
+    /// What stands in for a failed answer (LUA 3.5).
+    fn stand_in(&self, job: &Job, fault: &Fault, elapsed: Duration) -> Contribution {
+        let hook = job.hook;
+        let good = self.last_good.get(&(hook, job.key.clone()));
+        let good =
+            good.filter(|(network, _)| hook == Hook::Resolve || **network == *job.context.network_id());
+        let on_error = self
+            .limits
+            .on_error
+            .or(self.plugin.manifest.on_error)
+            .unwrap_or(OnError::LastGood);
+        let (fallback, verdict) = match (hook, good) {
+            (Hook::Resolve | Hook::Network | Hook::Port, Some((_, verdict))) => {
+                (Fallback::LastGood, Some(Arc::clone(verdict)))
+            }
+            (Hook::Network | Hook::Port, None) if on_error == OnError::Skip => (Fallback::Skip, None),
+            (Hook::Resolve | Hook::Network | Hook::Port | Hook::Admit, _) => {
+                let reason = format!("plugin {}, hook {hook}: {fault}", self.plugin.name);
+                (Fallback::Deny, closed_verdict(hook, reason).map(Arc::new))
+            }
+            _ => (Fallback::Skip, None),
+        };
+        Contribution::Done {
+            outcome: fault.outcome,
+            fallback,
+            cached: false,
+            elapsed,
+            error: Some(fault.to_string()),
+            verdict,
+        }
+    }
+}
+
+/// The declared parts as bytes: equal bytes, equal input.
+fn cache_key(reads: &[Part], context: &Context) -> Option<Box<[u8]>> {
+    let mut bytes = Vec::with_capacity(256);
+    for part in reads {
+        let written = match part {
+            Part::Link => serde_json::to_writer(&mut bytes, &context.link),
+            Part::Port => serde_json::to_writer(&mut bytes, &context.port),
+            Part::Vm => serde_json::to_writer(&mut bytes, &context.vm),
+            Part::Network => serde_json::to_writer(&mut bytes, &context.network),
+            Part::Uplink => serde_json::to_writer(&mut bytes, &context.uplink),
+            Part::Bridge => serde_json::to_writer(&mut bytes, &context.bridge),
+            Part::Current => serde_json::to_writer(&mut bytes, &context.current),
+            Part::Host => serde_json::to_writer(&mut bytes, &context.host),
+            Part::Plan => serde_json::to_writer(&mut bytes, &context.plan),
+            Part::Result => serde_json::to_writer(&mut bytes, &context.result),
+            Part::Diff => serde_json::to_writer(&mut bytes, &context.diff),
+            Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
+        };
+        written.ok()?;
+        bytes.push(0);
+    }
+    Some(bytes.into_boxed_slice())
+}
