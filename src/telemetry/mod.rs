@@ -5,5 +5,7 @@
 //! is bounded and drops its own data rather than delaying anybody: a recorder that cannot write stops recording.
 
 pub mod clock;
+pub mod explain;
+pub mod flight;
 pub mod record;
 pub mod trace;
