@@ -7,5 +7,7 @@
 pub mod clock;
 pub mod explain;
 pub mod flight;
+pub mod log;
+pub mod metrics;
 pub mod record;
 pub mod trace;
