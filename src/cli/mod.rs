@@ -23,6 +23,7 @@ mod replay;
 mod resync;
 mod run;
 mod status;
+mod trace;
 mod wait;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -114,6 +115,7 @@ enum Command {
     Explain(explain::Args),
     History(history::Args),
     Replay(replay::Args),
+    Trace(trace::Args),
     Policy(policy::Args),
     Metrics(metrics::Args),
     Completions(completions::Args),
@@ -156,6 +158,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(&mut context, args),
         Command::History(args) => history::run(&mut context, args),
         Command::Replay(args) => replay::run(&mut context, args),
+        Command::Trace(args) => trace::run(&mut context, args),
         Command::Policy(args) => policy::run(&mut context, args),
         Command::Metrics(args) => metrics::run(&mut context, args),
         Command::Completions(args) => completions::run(&mut context, args),

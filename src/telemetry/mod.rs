@@ -5,5 +5,9 @@
 //! is bounded and drops its own data rather than delaying anybody: a recorder that cannot write stops recording.
 
 pub mod clock;
+pub mod explain;
+pub mod flight;
+pub mod log;
+pub mod metrics;
 pub mod record;
 pub mod trace;

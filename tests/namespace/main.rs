@@ -11,3 +11,4 @@ mod support;
 
 mod kernel;
 mod rig;
+mod trace;

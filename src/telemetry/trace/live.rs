@@ -9,6 +9,7 @@ use super::{Filter, Line, Tracer, text};
 use crate::kernel::watch::{self, Objects, Received, Watch, WatchError, decode};
 use crate::telemetry::clock;
 use crate::telemetry::record::{Direction, Recorder};
+use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::pin::pin;
 use std::time::Duration;
@@ -28,11 +29,14 @@ pub enum Format {
     Text(text::Style),
 }
 
-/// What the daemon says over `/v1/trace`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the daemon says over `/v1/trace`, one JSON object each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Told {
     /// Port ids of its netlink sockets: the first thing it says.
-    Portids(Vec<u32>),
+    Sockets {
+        portids: Vec<u32>,
+    },
     Decision(Decision),
 }
 
@@ -148,7 +152,7 @@ async fn run<R: Write>(
                 return session.flush(out);
             }
             told = next(&mut decisions) => match told {
-                Some(Told::Portids(portids)) => session.tracer.set_own_portids(portids),
+                Some(Told::Sockets { portids }) => session.tracer.set_own_portids(portids),
                 Some(Told::Decision(decision)) => {
                     if let Some(joiner) = &mut session.joiner {
                         joiner.decide(decision);

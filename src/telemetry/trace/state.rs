@@ -182,7 +182,7 @@ impl Tracer {
 
     /// The name of a device as last told; `#7` for one never told of.
     pub fn name_of(&self, index: u32) -> Box<str> {
-        match self.devices.get(&index) {
+        match self.devices.get(&index).filter(|device| !device.name.is_empty()) {
             Some(device) => device.name.clone(),
             None => format!("#{index}").into(),
         }
@@ -309,10 +309,7 @@ impl Tracer {
             object: told.object,
             family: told.family,
             ifindex: told.index,
-            ifname: match told.index {
-                0 => "".into(),
-                index => self.name_of(index),
-            },
+            ifname: device.map(|d| d.name.clone()).unwrap_or_default(),
             kind: device.map(|d| d.kind.clone()).unwrap_or_default(),
             key: told.key,
             master: master.map(|m| self.name_of(m)),
@@ -591,10 +588,7 @@ impl Tracer {
 
     /// A device first heard of by another message than its own.
     fn introduce(&mut self, index: u32, name: Option<String>) {
-        let name = match name {
-            Some(name) => name.into(),
-            None => self.name_of(index),
-        };
+        let name = name.unwrap_or_default().into();
         self.devices.entry(index).or_insert_with(|| Device {
             name,
             ..Device::default()

@@ -63,7 +63,9 @@ fn event(out: &mut String, event: &TraceEvent, style: Style) {
             out.push_str("no difference ");
         }
     } else {
-        for (nth, change) in event.diff.iter().enumerate() {
+        // A new device's name has been said already.
+        let said = |change: &&Change| event.word == Word::New && change.field == "name";
+        for (nth, change) in event.diff.iter().filter(|change| !said(change)).enumerate() {
             if nth > 0 {
                 out.push_str(", ");
             }

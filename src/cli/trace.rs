@@ -1,0 +1,168 @@
+//! `tapwire trace`.
+
+use super::context::Context;
+use super::failure::{Exit, Failure};
+use super::output::colour;
+use crate::control::client::Client;
+use crate::kernel::watch::{Objects, RECEIVE_BUFFER};
+use crate::telemetry::clock;
+use crate::telemetry::record::Recorder;
+use crate::telemetry::trace::Filter;
+use crate::telemetry::trace::live::{Format, Settings, Told, follow};
+use crate::telemetry::trace::text::Style;
+use serde_json::Value;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Decisions that may wait for the trace; the daemon drops what a slow reader leaves behind.
+const DECISIONS: usize = 1024;
+
+/// Show what the kernel tells about links, addresses, routes, neighbours and forwarding entries
+///
+/// One line per event with the difference to the state before. Works without a running daemon and without privileges;
+/// with a daemon, its decisions and their outcomes are added. Lost messages are said, with their number.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show only what matches: a name pattern (`tap*`), or `key=pattern` terms joined by commas
+    ///
+    /// Keys: ifname, kind, event (new change enslaved released gone), object (link port address route neighbour fdb),
+    /// family, master, network, field, cause (own foreign), key. All terms must match; loss markers always show.
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<String>,
+
+    /// Write everything received to a pcapng file, for Wireshark, tshark and `tapwire replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Print what the daemon remembers instead of what happens now, and stop
+    #[arg(long, conflicts_with_all = ["record", "filter"])]
+    history: bool,
+
+    /// Bytes of receive buffer to ask the kernel for
+    #[arg(long, value_name = "BYTES", default_value_t = RECEIVE_BUFFER)]
+    receive_buffer: usize,
+}
+
+pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
+    if args.history {
+        return history(context);
+    }
+    let filter = match args.filter.as_deref() {
+        Some(text) => Filter::parse(text).map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+        None => Filter::default(),
+    };
+    let stdout = io::stdout();
+    let format = match context.global.json {
+        true => Format::Json,
+        false => Format::Text(Style {
+            colours: colour(&stdout),
+            columns: stdout.is_terminal(),
+        }),
+    };
+    let mut record = args.record.as_deref().map(start_recording).transpose()?;
+    let client = context.client()?;
+    let settings = Settings {
+        objects: Objects::ALL,
+        receive_buffer: args.receive_buffer,
+        filter,
+        format,
+        record: record.as_mut(),
+    };
+    let summary = context.block_on(async {
+        // Before anything is received, so that an early interrupt stops cleanly too.
+        let stop =
+            stop_signal().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+        let decisions = decisions(&client).await;
+        let joined = decisions.is_some();
+        let ready = |granted: usize| {
+            let daemon = if joined {
+                "with the daemon's decisions"
+            } else {
+                "no daemon"
+            };
+            // Only for people; a closed stderr is no reason to stop.
+            let _unseen = writeln!(
+                io::stderr(),
+                "tracing ({daemon}, receive buffer {} KiB)",
+                granted / 1024
+            );
+        };
+        follow(settings, BufWriter::new(stdout.lock()), decisions, ready, stop)
+            .await
+            .map_err(|error| Failure::from_error(Exit::Failed, &error))
+    })?;
+    if let (Some(record), Some(path)) = (record, &args.record) {
+        let (packets, file) = record.finish().map_err(|error| cannot_record(path, &error))?;
+        file.into_inner()
+            .map_err(io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| cannot_record(path, &error))?;
+        let _unseen = writeln!(
+            io::stderr(),
+            "{packets} messages in {} ({} events, {} lost)",
+            path.display(),
+            summary.events,
+            summary.lost
+        );
+    }
+    Ok(())
+}
+
+fn start_recording(path: &Path) -> Result<Recorder<BufWriter<File>>, Failure> {
+    File::create(path)
+        .and_then(|file| Recorder::start(BufWriter::new(file), clock::wall_us(), clock::monotonic_us()))
+        .map_err(|error| cannot_record(path, &error))
+}
+
+fn cannot_record(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {error}", path.display()))
+}
+
+/// SIGINT or SIGTERM.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// The daemon's side of the story, if there is a daemon and it tells it. It may go at any time; the trace goes on.
+async fn decisions(client: &Client) -> Option<mpsc::Receiver<Told>> {
+    let mut lines = client.stream("/v1/trace").await.ok()?;
+    let (to, from) = mpsc::channel(DECISIONS);
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next().await {
+            // A newer daemon may say more than this version knows.
+            let Ok(told) = serde_json::from_str(&line) else {
+                continue;
+            };
+            if to.send(told).await.is_err() {
+                break;
+            }
+        }
+    });
+    Some(from)
+}
+
+/// The flight recorder, oldest first: one JSON object a line.
+fn history(context: &mut Context) -> Result<(), Failure> {
+    let client = context.client()?;
+    let records: Vec<Value> =
+        context.block_on(async { Ok(client.get("/v1/history?limit=1000000").await?) })?;
+    for record in &records {
+        if context.global.json {
+            context.out.json(record)?;
+        } else {
+            let text = record.get("text").and_then(Value::as_str).map(str::to_owned);
+            context.out.line(&text.unwrap_or_else(|| record.to_string()))?;
+        }
+    }
+    Ok(context.out.flush()?)
+}

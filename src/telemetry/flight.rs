@@ -1,0 +1,480 @@
+//! The flight recorder: the daemon's last few thousand steps, in memory, bounded, always on.
+//!
+//! A ring of bytes of fixed size. A record is a fixed head and up to three short texts; the oldest are overwritten.
+//! Pushing copies some 60 bytes and allocates nothing; nothing on the daemon's path waits for a reader. Reading
+//! (`tapwire explain`, `tapwire trace --history`, the dump on a panic) walks the ring oldest first and allocates.
+//! Texts longer than they may be are cut at a character's end, never the record.
+//!
+//! Lost with the process, on purpose: nothing in here is needed for a correct kernel.
+
+use super::clock;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of the ring unless configured: some 8,000 records, or 600 taps' whole lives, within the daemon's 10 MiB.
+pub const DEFAULT_CAPACITY: usize = 512 << 10;
+const MIN_CAPACITY: usize = 4 << 10;
+
+/// Which kind of step; the number is the record's tag in memory only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// The kernel told something: `word` is the trace's word, `text` the difference.
+    Event = 1,
+    /// Where the tap belongs: `word` says by whom ("port", "pattern", "policy"), `text` the network or why none.
+    Mapping = 2,
+    /// A plugin answered: `word` is the plugin, `text` the verdict.
+    Policy = 3,
+    /// An operation and the kernel's answer: `word` is `Op::name`, `text` the error with the extended-ack text.
+    Op = 4,
+    /// A port's new state: `word` is the state, `text` the reason.
+    State = 5,
+    /// A full pass: `word` says why.
+    Resync = 6,
+    /// The kernel dropped messages; `text` says how many where that is known.
+    Overrun = 7,
+}
+
+impl Kind {
+    const ALL: [Kind; 7] = [
+        Kind::Event,
+        Kind::Mapping,
+        Kind::Policy,
+        Kind::Op,
+        Kind::State,
+        Kind::Resync,
+        Kind::Overrun,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Event => "event",
+            Kind::Mapping => "mapping",
+            Kind::Policy => "policy",
+            Kind::Op => "op",
+            Kind::State => "state",
+            Kind::Resync => "resync",
+            Kind::Overrun => "overrun",
+        }
+    }
+}
+
+/// One step, borrowed: to push it, and as it is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// Microseconds, the daemon's monotonic time (`model::time::Time`).
+    pub at_us: u64,
+    /// What set it off; 0: nothing outside.
+    pub cause: u64,
+    pub kind: Kind,
+    /// 0: about no device in particular.
+    pub ifindex: u32,
+    pub name: &'a str,
+    pub word: &'a str,
+    pub text: &'a str,
+    /// Positive errno of a failed operation; 0: it went well, or it is none.
+    pub errno: u16,
+    /// Microseconds the step took, saturating; 0 where nothing was measured.
+    pub elapsed_us: u32,
+}
+
+impl<'a> Step<'a> {
+    /// A step with nothing but kind, time and cause.
+    pub const fn new(kind: Kind, at_us: u64, cause: u64) -> Self {
+        Self {
+            at_us,
+            cause,
+            kind,
+            ifindex: 0,
+            name: "",
+            word: "",
+            text: "",
+            errno: 0,
+            elapsed_us: 0,
+        }
+    }
+    #[must_use]
+    pub const fn device(self, ifindex: u32, name: &'a str) -> Self {
+        Self {
+            ifindex,
+            name,
+            ..self
+        }
+    }
+    #[must_use]
+    pub const fn says(self, word: &'a str, text: &'a str) -> Self {
+        Self { word, text, ..self }
+    }
+    #[must_use]
+    pub const fn took(self, elapsed_us: u32, errno: u16) -> Self {
+        Self {
+            elapsed_us,
+            errno,
+            ..self
+        }
+    }
+}
+
+impl Serialize for Step<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("at_us", &self.at_us)?;
+        map.serialize_entry("kind", self.kind.as_str())?;
+        if self.cause != 0 {
+            map.serialize_entry("cause", &self.cause)?;
+        }
+        if self.ifindex != 0 {
+            map.serialize_entry("ifindex", &self.ifindex)?;
+        }
+        if !self.name.is_empty() {
+            map.serialize_entry("ifname", self.name)?;
+        }
+        map.serialize_entry("word", self.word)?;
+        if self.errno != 0 {
+            map.serialize_entry("errno", &self.errno)?;
+        }
+        if self.elapsed_us != 0 {
+            map.serialize_entry("elapsed_us", &self.elapsed_us)?;
+        }
+        map.serialize_entry("text", self.text)?;
+        map.end()
+    }
+}
+
+/// Head of a record: length u16, kind u8, three text lengths u8, errno u16, ifindex u32, elapsed u32, at u64, cause u64.
+const HEAD: usize = 32;
+/// A record's length where the ring continues at its start instead.
+const WRAP: u16 = 0;
+const MAX_TEXT: usize = u8::MAX as usize;
+
+/// See the module.
+#[derive(Debug)]
+pub struct FlightRecorder {
+    ring: Box<[u8]>,
+    /// Of the oldest record.
+    head: usize,
+    /// Behind the newest.
+    tail: usize,
+    records: usize,
+    /// All ever pushed.
+    pushed: u64,
+    /// Where to leave everything when the thread that owns this panics.
+    on_panic: Option<PathBuf>,
+}
+
+impl FlightRecorder {
+    /// `capacity` in bytes, not fewer than 4 KiB; allocated at once and never again.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            ring: vec![0; capacity.max(MIN_CAPACITY)].into(),
+            head: 0,
+            tail: 0,
+            records: 0,
+            pushed: 0,
+            on_panic: None,
+        }
+    }
+
+    /// Records held now.
+    pub fn len(&self) -> usize {
+        self.records
+    }
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+    /// Records overwritten so far.
+    pub fn overwritten(&self) -> u64 {
+        self.pushed - self.records as u64
+    }
+
+    /// Adds a step, overwriting the oldest where there is no room.
+    pub fn push(&mut self, step: Step<'_>) {
+        let (name, word, text) = (cut(step.name), cut(step.word), cut(step.text));
+        let len = HEAD + name.len() + word.len() + text.len();
+        self.make_room(len);
+        let mut record = [0; HEAD];
+        let fields: [&[u8]; 8] = [
+            &(len as u16).to_ne_bytes(),
+            &[
+                step.kind as u8,
+                name.len() as u8,
+                word.len() as u8,
+                text.len() as u8,
+            ],
+            &step.errno.to_ne_bytes(),
+            &step.ifindex.to_ne_bytes(),
+            &step.elapsed_us.to_ne_bytes(),
+            &step.at_us.to_ne_bytes(),
+            &step.cause.to_ne_bytes(),
+            &[],
+        ];
+        copy(&mut record, &fields);
+        if let Some(to) = self.ring.get_mut(self.tail..self.tail + len) {
+            copy(to, &[&record, name.as_bytes(), word.as_bytes(), text.as_bytes()]);
+            self.tail += len;
+            self.records += 1;
+            self.pushed += 1;
+        }
+    }
+
+    /// Room for `len` bytes in one piece at `tail`.
+    fn make_room(&mut self, len: usize) {
+        if self.tail + len > self.ring.len() {
+            // The rest of the ring is too short. Drop what is left of the last round there, mark it, start over.
+            while self.records > 0 && self.head >= self.tail {
+                self.drop_oldest();
+            }
+            if let Some(mark) = self.ring.get_mut(self.tail..self.tail + 2) {
+                mark.copy_from_slice(&WRAP.to_ne_bytes());
+            }
+            self.tail = 0;
+        }
+        while self.records > 0 && self.head >= self.tail && self.head < self.tail + len {
+            self.drop_oldest();
+        }
+        if self.records == 0 {
+            self.head = self.tail;
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let len = self.length_at(self.head);
+        self.head = self.settle(self.head + len);
+        self.records -= 1;
+    }
+
+    fn length_at(&self, at: usize) -> usize {
+        let raw = self.ring.get(at..at + 2).and_then(|raw| raw.try_into().ok());
+        usize::from(raw.map_or(WRAP, u16::from_ne_bytes))
+    }
+
+    /// Where the record that would be at `at` really is.
+    fn settle(&self, at: usize) -> usize {
+        // At the tail there is no record yet, so no mark either.
+        if at != self.tail && self.length_at(at) == usize::from(WRAP) {
+            0
+        } else {
+            at
+        }
+    }
+
+    /// All steps, oldest first.
+    pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        let mut at = self.head;
+        (0..self.records).map_while(move |_| {
+            let len = self.length_at(at);
+            let step = read(self.ring.get(at..at + len)?)?;
+            at = self.settle(at + len);
+            Some(step)
+        })
+    }
+
+    /// The story of one device: its steps by index, those under its name before it had one, and what concerned all
+    /// (resyncs, overruns) in between. An index that was another device before starts with that device's end.
+    pub fn of_device<'a>(&'a self, ifindex: u32, name: &str) -> Vec<Step<'a>> {
+        let mine = |step: &Step<'_>| match step.ifindex {
+            0 => step.name == name,
+            index => index == ifindex,
+        };
+        let mut steps: Vec<_> = self
+            .steps()
+            .filter(|step| mine(step) || matches!(step.kind, Kind::Resync | Kind::Overrun))
+            .collect();
+        // Everything up to the last end of an earlier device under this index is another device's story.
+        let earlier = steps
+            .iter()
+            .rposition(|s| s.kind == Kind::Event && s.word == "gone" && s.ifindex == ifindex);
+        if let Some(end) = earlier.filter(|end| steps.iter().skip(end + 1).any(mine)) {
+            steps.drain(..=end);
+        }
+        let first = steps.iter().position(mine).unwrap_or(steps.len());
+        steps.drain(..first);
+        steps
+    }
+
+    /// Everything as JSON lines, oldest first: for the state directory, on a panic or on request.
+    pub fn dump(&self, to: &mut impl Write) -> io::Result<()> {
+        for step in self.steps() {
+            serde_json::to_writer(&mut *to, &step)?;
+            to.write_all(b"\n")?;
+        }
+        to.flush()
+    }
+
+    /// Writes [`FlightRecorder::dump`] into a file of its own in `directory`, readable by the owner only, whole or not
+    /// at all; its path. `why` becomes part of the name ("panic", "request").
+    pub fn dump_into(&self, directory: &Path, why: &str) -> io::Result<PathBuf> {
+        let name = format!("flight-{}-{why}.jsonl", clock::wall_us() / 1_000_000);
+        let (path, partial) = (directory.join(&name), directory.join(format!(".{name}.partial")));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)?;
+        self.dump(&mut BufWriter::new(&file))?;
+        file.sync_all()?;
+        std::fs::rename(&partial, &path)?;
+        Ok(path)
+    }
+
+    /// From now on a panic that unwinds through the owner leaves a dump in `directory`.
+    pub fn dump_on_panic(&mut self, directory: impl Into<PathBuf>) {
+        self.on_panic = Some(directory.into());
+    }
+}
+
+impl Drop for FlightRecorder {
+    fn drop(&mut self) {
+        if let Some(directory) = self.on_panic.take().filter(|_| std::thread::panicking()) {
+            match self.dump_into(&directory, "panic") {
+                Ok(path) => tracing::error!(path = %path.display(), "flight recorder saved"),
+                Err(error) => tracing::error!(%error, "flight recorder not saved"),
+            }
+        }
+    }
+}
+
+fn read(record: &[u8]) -> Option<Step<'_>> {
+    let half = |at: usize| Some(u16::from_ne_bytes(record.get(at..at + 2)?.try_into().ok()?));
+    let word = |at: usize| Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| Some(u64::from_ne_bytes(record.get(at..at + 8)?.try_into().ok()?));
+    let tag = *record.get(2)?;
+    let mut at = HEAD;
+    let mut text = |len: usize| {
+        let text = std::str::from_utf8(record.get(at..at + len)?).ok()?;
+        at += len;
+        Some(text)
+    };
+    Some(Step {
+        kind: Kind::ALL.into_iter().find(|kind| *kind as u8 == tag)?,
+        name: text(usize::from(*record.get(3)?))?,
+        word: text(usize::from(*record.get(4)?))?,
+        text: text(usize::from(*record.get(5)?))?,
+        errno: half(6)?,
+        ifindex: word(8)?,
+        elapsed_us: word(12)?,
+        at_us: long(16)?,
+        cause: long(24)?,
+    })
+}
+
+/// At most 255 bytes, ending with a whole character.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
+}
+
+fn copy(mut to: &mut [u8], parts: &[&[u8]]) {
+    for part in parts {
+        let Some((here, rest)) = std::mem::take(&mut to).split_at_mut_checked(part.len()) else {
+            return;
+        };
+        here.copy_from_slice(part);
+        to = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event(at_us: u64, ifindex: u32, name: &'static str, word: &'static str) -> Step<'static> {
+        Step::new(Kind::Event, at_us, at_us)
+            .device(ifindex, name)
+            .says(word, "")
+    }
+
+    #[test]
+    fn a_step_is_read_back_as_pushed() {
+        let mut flight = FlightRecorder::new(0);
+        let step = Step::new(Kind::Op, 7, 3)
+            .device(5, "tap0")
+            .says("attach", "Exchange full")
+            .took(71, 54);
+        flight.push(step);
+        assert_eq!(flight.steps().collect::<Vec<_>>(), [step]);
+        let mut json = Vec::new();
+        flight.dump(&mut json).unwrap();
+        assert_eq!(
+            String::from_utf8(json).unwrap(),
+            "{\"at_us\":7,\"kind\":\"op\",\"cause\":3,\"ifindex\":5,\"ifname\":\"tap0\",\"word\":\"attach\",\
+             \"errno\":54,\"elapsed_us\":71,\"text\":\"Exchange full\"}\n"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn the_ring_always_holds_the_newest_steps_in_order(lengths in prop::collection::vec(0usize..300, 1..300)) {
+            let text = "x".repeat(300);
+            let mut flight = FlightRecorder::new(0);
+            for (nth, len) in lengths.iter().enumerate() {
+                flight.push(Step::new(Kind::Event, nth as u64, 0).says("change", &text[..*len]));
+                let stamps: Vec<u64> = flight.steps().map(|s| s.at_us).collect();
+                prop_assert_eq!(stamps.len(), flight.len());
+                let first = nth as u64 + 1 - stamps.len() as u64;
+                prop_assert!(stamps.iter().copied().eq(first..=nth as u64));
+                // Never less than the ring without one longest record and what does not fit at its end.
+                let held: usize = flight.steps().map(|s| HEAD + s.word.len() + s.text.len()).sum();
+                prop_assert!(flight.overwritten() == 0 || held + 2 * (HEAD + 6 + MAX_TEXT) >= MIN_CAPACITY);
+            }
+        }
+    }
+
+    #[test]
+    fn a_story_leaves_out_the_device_that_had_the_index_before() {
+        let mut flight = FlightRecorder::new(0);
+        flight.push(event(1, 5, "tap0", "new"));
+        flight.push(event(2, 6, "tap1", "new"));
+        flight.push(event(3, 5, "tap0", "gone"));
+        flight.push(Step::new(Kind::Resync, 4, 0).says("command", ""));
+        flight.push(event(5, 5, "tap9", "new"));
+        flight.push(Step::new(Kind::Overrun, 6, 0).says("overrun", "12"));
+        let stamps = |index, name| {
+            flight
+                .of_device(index, name)
+                .iter()
+                .map(|s| s.at_us)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(stamps(5, "tap9"), [5, 6]);
+        assert_eq!(stamps(6, "tap1"), [2, 4, 6]);
+        assert_eq!(stamps(7, "tap2"), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_panic_of_its_owner_leaves_a_dump() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().to_owned();
+        let owner = std::thread::spawn(move || {
+            let mut flight = FlightRecorder::new(0);
+            flight.dump_on_panic(directory);
+            flight.push(event(1, 5, "tap0", "new"));
+            panic!("a bug");
+        });
+        assert!(owner.join().is_err());
+        let files: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .collect();
+        assert_eq!(files.len(), 1);
+        assert!(
+            std::fs::read_to_string(&files[0])
+                .unwrap()
+                .contains("\"ifname\":\"tap0\"")
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let mut flight = FlightRecorder::new(0);
+        let text = "ä".repeat(200);
+        flight.push(Step::new(Kind::State, 1, 0).says("failed", &text));
+        assert_eq!(flight.steps().next().unwrap().text.chars().count(), 127);
+    }
+}
