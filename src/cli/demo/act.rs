@@ -5,7 +5,7 @@ use super::process::Daemon;
 use super::screen::{Screen, Summary};
 use super::world::World;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::output::{Style, micros};
+use crate::cli::output::{Style, count, micros};
 use crate::control::api::{BindRequest, Binding, PlanRow, PortRow, PortState, WaitReport};
 use crate::control::client::Client;
 use crate::kernel::tuntap::Tap;
@@ -45,8 +45,8 @@ impl Acts<'_, '_> {
         let healthy = rows.iter().all(|row| row.state == PortState::Attached);
         // Meddling shows nothing when the taps are not even there.
         if healthy && self.kernel_tells() {
-            summary.repairs += self.take_off(&rows).await?;
-            summary.repairs += self.delete_bridge(&rows).await?;
+            summary.repairs += self.take_off(&rows)?;
+            summary.repairs += self.delete_bridge(&rows)?;
         }
         if healthy {
             self.stray().await?;
@@ -64,13 +64,15 @@ impl Acts<'_, '_> {
     }
 
     /// Taps appear; every one is shown when something was decided for it.
-    async fn appear(&mut self, count: usize) -> Result<Vec<PortRow>, Failure> {
-        self.screen
-            .heading(&format!("{count} taps appear, as a hypervisor makes them"))?;
-        let pace = (PACE_LIMIT / u32::try_from(count).unwrap_or(u32::MAX)).min(PACE_MAX);
+    async fn appear(&mut self, taps: usize) -> Result<Vec<PortRow>, Failure> {
+        self.screen.heading(&format!(
+            "{} appear, as a hypervisor makes them",
+            count(taps, "tap")
+        ))?;
+        let pace = (PACE_LIMIT / u32::try_from(taps).unwrap_or(u32::MAX)).min(PACE_MAX);
         let mut shown = HashSet::new();
         let mut glanced = Instant::now();
-        for number in 0..count {
+        for number in 0..taps {
             let (name, _) = self.world.tap_name(number);
             self.make_tap(&name)?;
             tokio::time::sleep(pace).await;
@@ -80,10 +82,10 @@ impl Acts<'_, '_> {
             }
         }
         let deadline =
-            Instant::now() + PATIENCE + Duration::from_millis(20) * u32::try_from(count).unwrap_or(0);
+            Instant::now() + PATIENCE + Duration::from_millis(20) * u32::try_from(taps).unwrap_or(0);
         loop {
             let rows = self.show_settled(&mut shown).await?;
-            if shown.len() >= count || Instant::now() > deadline {
+            if shown.len() >= taps || Instant::now() > deadline {
                 return Ok(rows);
             }
             tokio::time::sleep(GLANCE).await;
@@ -105,7 +107,7 @@ impl Acts<'_, '_> {
     }
 
     /// Somebody takes a tap off its bridge.
-    async fn take_off(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
+    fn take_off(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
         let Some((row, bridge)) = rows
             .iter()
             .rev()
@@ -125,7 +127,7 @@ impl Acts<'_, '_> {
             .detach(&name, index)
             .map_err(|e| Failure::failed(format!("cannot take {} off {bridge}: {e}", row.tap)))?;
         let taps = HashMap::from([(row.tap.clone(), bridge.to_owned())]);
-        self.healed(&taps, since).await?;
+        self.healed(&taps, since, || true)?;
         self.screen.note(
             Style::Good,
             "healed",
@@ -135,7 +137,7 @@ impl Acts<'_, '_> {
     }
 
     /// Somebody deletes a bridge with taps on it.
-    async fn delete_bridge(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
+    fn delete_bridge(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
         let Some(bridge) = rows.iter().find_map(|row| row.bridge.clone()) else {
             return Ok(0);
         };
@@ -150,17 +152,26 @@ impl Acts<'_, '_> {
         ))?;
         self.screen
             .note(Style::Accent, "by hand", &format!("brctl delbr {bridge}"))?;
+        let (name, before) = (link_name(&bridge)?, bridge_index(&bridge));
         let since = Instant::now();
-        self.hand
-            .delete_bridge(&link_name(&bridge)?)
-            .map_err(|e| Failure::failed(format!("cannot delete {bridge}: {e}")))?;
-        self.healed(&taps, since).await?;
+        // In a thread, because the call returns some 30 ms after the bridge has gone: the kernel waits for its readers,
+        // the daemon does not.
+        let (deleted, healed) = std::thread::scope(|scope| {
+            let deletion = scope.spawn(|| self.hand.delete_bridge(&name));
+            let healed = self.healed(&taps, since, || bridge_index(&bridge) != before);
+            (deletion.join(), healed)
+        });
+        match deleted {
+            Ok(Ok(())) => healed?,
+            Ok(Err(e)) => return Err(Failure::failed(format!("cannot delete {bridge}: {e}"))),
+            Err(_) => return Err(Failure::failed(format!("cannot delete {bridge}"))),
+        }
+        let taps_back = count(taps.len(), "tap");
         self.screen.note(
             Style::Good,
             "healed",
             &format!(
-                "{bridge} is rebuilt and all {} taps are back on it after {}",
-                taps.len(),
+                "{bridge} is rebuilt and {taps_back} back on it after {}",
                 took(since)
             ),
         )?;
@@ -220,18 +231,26 @@ impl Acts<'_, '_> {
             .is_none_or(|tap| Path::new("/sys/class/net").join(tap.name().to_string()).exists())
     }
 
-    /// Until the kernel says that every tap is a port of its bridge.
-    async fn healed(&self, taps: &HashMap<String, String>, since: Instant) -> Result<(), Failure> {
+    /// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge.
+    fn healed(
+        &self,
+        taps: &HashMap<String, String>,
+        since: Instant,
+        broken: impl Fn() -> bool,
+    ) -> Result<(), Failure> {
         let mut missing: Vec<_> = taps.iter().collect();
+        let mut was_broken = false;
         loop {
-            missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
+            was_broken = was_broken || broken();
+            if was_broken {
+                missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
+            }
             let Some((tap, bridge)) = missing.first() else {
                 return Ok(());
             };
             if since.elapsed() > PATIENCE {
-                return Err(self
-                    .daemon
-                    .disappointed(&format!("{tap} is not back on {bridge} after {PATIENCE:?}")));
+                let message = format!("{tap} is not back on {bridge} after {PATIENCE:?}");
+                return Err(self.daemon.disappointed(&message));
             }
             // Short, because what is measured is short; the daemon is another process.
             std::thread::sleep(Duration::from_micros(50));
@@ -273,6 +292,11 @@ impl Acts<'_, '_> {
 fn master(tap: &str) -> Option<String> {
     let target = std::fs::read_link(Path::new("/sys/class/net").join(tap).join("master")).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Another index under the same name is another bridge; absent while there is none.
+fn bridge_index(name: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex")).ok()
 }
 
 fn link_name(text: &str) -> Result<LinkName, Failure> {
