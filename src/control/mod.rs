@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod client;
+mod extract;
 pub mod routes;
 pub mod server;
 pub mod socket;
