@@ -10,6 +10,7 @@ use crate::control::api::{BindRequest, Binding, PlanRow, PortRow, PortState, Wai
 use crate::control::client::Client;
 use crate::kernel::tuntap::Tap;
 use crate::model::{Ifindex, LinkName};
+use crate::plan::op::LinkRef;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub struct Acts<'a, 'o> {
     pub client: &'a Client,
     pub daemon: &'a Daemon,
     pub world: &'a World,
-    pub hand: &'a Hand,
+    pub hand: &'a mut Hand,
     pub screen: &'a mut Screen<'o>,
     pub taps: &'a mut Vec<Tap>,
 }
@@ -116,18 +117,22 @@ impl Acts<'_, '_> {
             return Ok(0);
         };
         self.screen.heading("Somebody takes a tap off its bridge")?;
-        let (name, index) = (link_name(bridge)?, index(row)?);
+        let link = LinkRef {
+            name: link_name(&row.tap)?,
+            index: Ifindex::new(row.ifindex),
+        };
         self.screen.note(
             Style::Accent,
             "by hand",
-            &format!("brctl delif {bridge} {}", row.tap),
+            &format!("ip link set dev {} nomaster", row.tap),
         )?;
         let since = Instant::now();
-        self.hand
-            .detach(&name, index)
-            .map_err(|e| Failure::failed(format!("cannot take {} off {bridge}: {e}", row.tap)))?;
+        self.hand.detach(link).map_err(|e| {
+            let what = format!("cannot take {} off {bridge}", row.tap);
+            Failure::from_error(Exit::Failed, &e).context(&what)
+        })?;
         let taps = HashMap::from([(row.tap.clone(), bridge.to_owned())]);
-        self.healed(&taps, since, || true)?;
+        healed(self.daemon, &taps, since, || true)?;
         self.screen.note(
             Style::Good,
             "healed",
@@ -151,20 +156,21 @@ impl Acts<'_, '_> {
             taps.len()
         ))?;
         self.screen
-            .note(Style::Accent, "by hand", &format!("brctl delbr {bridge}"))?;
+            .note(Style::Accent, "by hand", &format!("ip link del dev {bridge}"))?;
         let (name, before) = (link_name(&bridge)?, bridge_index(&bridge));
         let since = Instant::now();
-        // In a thread, because the call returns some 30 ms after the bridge has gone: the kernel waits for its readers,
-        // the daemon does not.
+        // In a thread, because the call returns late: the kernel waits for its readers, the daemon does not.
+        let (hand, daemon) = (&mut *self.hand, self.daemon);
         let (deleted, healed) = std::thread::scope(|scope| {
-            let deletion = scope.spawn(|| self.hand.delete_bridge(&name));
-            let healed = self.healed(&taps, since, || bridge_index(&bridge) != before);
+            let deletion = scope.spawn(|| hand.delete(name));
+            let healed = healed(daemon, &taps, since, || bridge_index(&bridge) != before);
             (deletion.join(), healed)
         });
+        let cannot = format!("cannot delete {bridge}");
         match deleted {
             Ok(Ok(())) => healed?,
-            Ok(Err(e)) => return Err(Failure::failed(format!("cannot delete {bridge}: {e}"))),
-            Err(_) => return Err(Failure::failed(format!("cannot delete {bridge}"))),
+            Ok(Err(e)) => return Err(Failure::from_error(Exit::Failed, &e).context(&cannot)),
+            Err(_) => return Err(Failure::failed(cannot)),
         }
         let taps_back = count(taps.len(), "tap");
         self.screen.note(
@@ -231,32 +237,6 @@ impl Acts<'_, '_> {
             .is_none_or(|tap| Path::new("/sys/class/net").join(tap.name().to_string()).exists())
     }
 
-    /// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge.
-    fn healed(
-        &self,
-        taps: &HashMap<String, String>,
-        since: Instant,
-        broken: impl Fn() -> bool,
-    ) -> Result<(), Failure> {
-        let mut missing: Vec<_> = taps.iter().collect();
-        let mut was_broken = false;
-        loop {
-            was_broken = was_broken || broken();
-            if was_broken {
-                missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
-            }
-            let Some((tap, bridge)) = missing.first() else {
-                return Ok(());
-            };
-            if since.elapsed() > PATIENCE {
-                let message = format!("{tap} is not back on {bridge} after {PATIENCE:?}");
-                return Err(self.daemon.disappointed(&message));
-            }
-            // Short, because what is measured is short; the daemon is another process.
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-
     async fn wait_for(&self, port: &str, state: PortState) -> Result<(), Failure> {
         let path = format!(
             "/v1/wait?port={port}&state={}&timeout={}",
@@ -289,6 +269,32 @@ impl Acts<'_, '_> {
     }
 }
 
+/// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge.
+fn healed(
+    daemon: &Daemon,
+    taps: &HashMap<String, String>,
+    since: Instant,
+    broken: impl Fn() -> bool,
+) -> Result<(), Failure> {
+    let mut missing: Vec<_> = taps.iter().collect();
+    let mut was_broken = false;
+    loop {
+        was_broken = was_broken || broken();
+        if was_broken {
+            missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
+        }
+        let Some((tap, bridge)) = missing.first() else {
+            return Ok(());
+        };
+        if since.elapsed() > PATIENCE {
+            let message = format!("{tap} is not back on {bridge} after {PATIENCE:?}");
+            return Err(daemon.disappointed(&message));
+        }
+        // Short, because what is measured is short; the daemon is another process.
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
 fn master(tap: &str) -> Option<String> {
     let target = std::fs::read_link(Path::new("/sys/class/net").join(tap).join("master")).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
@@ -301,10 +307,6 @@ fn bridge_index(name: &str) -> Option<String> {
 
 fn link_name(text: &str) -> Result<LinkName, Failure> {
     LinkName::new(text).map_err(|e| Failure::failed(e.to_string()))
-}
-
-fn index(row: &PortRow) -> Result<Ifindex, Failure> {
-    Ifindex::new(row.ifindex).ok_or_else(|| Failure::failed(format!("{} has no ifindex", row.tap)))
 }
 
 fn took(since: Instant) -> String {
