@@ -132,11 +132,11 @@ impl Acts<'_, '_> {
             Failure::from_error(Exit::Failed, &e).context(&what)
         })?;
         let taps = HashMap::from([(row.tap.clone(), bridge.to_owned())]);
-        healed(self.daemon, &taps, since, || true)?;
+        let healed = healed(self.daemon, &taps, since, || true)?;
         self.screen.note(
             Style::Good,
             "healed",
-            &format!("{} is back on {bridge} after {}", row.tap, took(since)),
+            &format!("{} is back on {bridge} after {healed}", row.tap),
         )?;
         Ok(1)
     }
@@ -162,25 +162,25 @@ impl Acts<'_, '_> {
         // In a thread, because the call returns late: the kernel waits for its readers, the daemon does not.
         let (hand, daemon) = (&mut *self.hand, self.daemon);
         let (deleted, healed) = std::thread::scope(|scope| {
-            let deletion = scope.spawn(|| hand.delete(name));
+            let deletion = scope.spawn(|| hand.delete(name).map(|()| took(since)));
             let healed = healed(daemon, &taps, since, || bridge_index(&bridge) != before);
             (deletion.join(), healed)
         });
         let cannot = format!("cannot delete {bridge}");
-        match deleted {
-            Ok(Ok(())) => healed?,
+        let deletion = match deleted {
+            Ok(Ok(deletion)) => deletion,
             Ok(Err(e)) => return Err(Failure::from_error(Exit::Failed, &e).context(&cannot)),
             Err(_) => return Err(Failure::failed(cannot)),
-        }
+        };
+        let healed = healed?;
         let taps_back = count(taps.len(), "tap");
         self.screen.note(
             Style::Good,
             "healed",
-            &format!(
-                "{bridge} is rebuilt and {taps_back} back on it after {}",
-                took(since)
-            ),
+            &format!("{bridge} is rebuilt and {taps_back} back on it after {healed}"),
         )?;
+        let note = format!("(the kernel's own part of the deletion took {deletion})");
+        self.screen.note(Style::Plain, "", &note)?;
         Ok(taps.len())
     }
 
@@ -269,13 +269,14 @@ impl Acts<'_, '_> {
     }
 }
 
-/// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge.
+/// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge; how long
+/// that took.
 fn healed(
     daemon: &Daemon,
     taps: &HashMap<String, String>,
     since: Instant,
     broken: impl Fn() -> bool,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let mut missing: Vec<_> = taps.iter().collect();
     let mut was_broken = false;
     loop {
@@ -284,7 +285,7 @@ fn healed(
             missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
         }
         let Some((tap, bridge)) = missing.first() else {
-            return Ok(());
+            return Ok(took(since));
         };
         if since.elapsed() > PATIENCE {
             let message = format!("{tap} is not back on {bridge} after {PATIENCE:?}");
