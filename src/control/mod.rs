@@ -12,6 +12,7 @@
 pub mod api;
 pub mod client;
 mod extract;
+mod refusal;
 pub mod routes;
 pub mod server;
 pub mod socket;
