@@ -1,5 +1,10 @@
 //! `tapwire demo` as a newcomer runs it: the whole program on a real kernel, in a namespace that it makes itself.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails may panic, its helper functions too"
+)]
+
 use std::process::{Command, Output};
 
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");

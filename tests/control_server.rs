@@ -1,5 +1,10 @@
 //! The control server against a backend that only answers what each test needs: hostile, clumsy and silent clients.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails may panic, its helper functions too"
+)]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
