@@ -589,7 +589,6 @@ fn people_get_aligned_text() {
         &["wait", "--in-sync"],
         &["wait", "--port", "tap0"],
         &["explain", "tap0"],
-        &["history", "--limit", "2"],
         &["metrics"],
         &["policy", "status"],
         &["policy", "reload"],
