@@ -1,5 +1,10 @@
 //! The command line as a shell sees it: help, exit codes, text and JSON, against no daemon or a made-up one.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails may panic, its helper functions too"
+)]
+
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -584,7 +589,6 @@ fn people_get_aligned_text() {
         &["wait", "--in-sync"],
         &["wait", "--port", "tap0"],
         &["explain", "tap0"],
-        &["history", "--limit", "2"],
         &["metrics"],
         &["policy", "status"],
         &["policy", "reload"],

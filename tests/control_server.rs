@@ -1,5 +1,10 @@
 //! The control server against a backend that only answers what each test needs: hostile, clumsy and silent clients.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails may panic, its helper functions too"
+)]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -137,10 +142,18 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn garbage_is_answered_400_and_the_server_goes_on() {
     let rig = rig(limits(), small_world);
-    assert!(
-        rig.exchange(b"\x00\xff\xfegarbage\r\n\r\n")
-            .starts_with("HTTP/1.1 400")
-    );
+    for garbage in [
+        &b"\x00\xff\xfegarbage\r\n\r\n"[..],
+        b"GET /v1/status SPDY/9\r\n\r\n",
+        b"\r\n\r\nhello\r\n\r\n",
+    ] {
+        let answer = rig.exchange(garbage);
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(
+            answer.ends_with(r#"{"kind":"invalid","error":"this is not an HTTP request"}"#),
+            "{answer}"
+        );
+    }
     let (status, body) = rig.request("POST /v1/networks", b"{\"id\": nonsense");
     assert_eq!(status, 400);
     assert_eq!(body["kind"], "invalid");

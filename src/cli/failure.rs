@@ -53,6 +53,12 @@ impl Failure {
         }
         Self::new(exit, message)
     }
+    /// What was being done, before the message.
+    #[must_use]
+    pub fn context(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -10,7 +10,6 @@ mod context;
 mod demo;
 mod explain;
 mod failure;
-mod history;
 mod man;
 mod metrics;
 mod network;
@@ -113,7 +112,6 @@ enum Command {
     Reload(reload::Args),
     Wait(wait::Args),
     Explain(explain::Args),
-    History(history::Args),
     Replay(replay::Args),
     Trace(trace::Args),
     Policy(policy::Args),
@@ -156,7 +154,6 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Reload(args) => reload::run(&mut context, args),
         Command::Wait(args) => wait::run(&mut context, args),
         Command::Explain(args) => explain::run(&mut context, args),
-        Command::History(args) => history::run(&mut context, args),
         Command::Replay(args) => replay::run(&mut context, args),
         Command::Trace(args) => trace::run(&mut context, args),
         Command::Policy(args) => policy::run(&mut context, args),

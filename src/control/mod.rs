@@ -11,6 +11,8 @@
 
 pub mod api;
 pub mod client;
+mod extract;
+mod refusal;
 pub mod routes;
 pub mod server;
 pub mod socket;

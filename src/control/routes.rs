@@ -15,35 +15,30 @@
 //! | POST `/v1/policy/reload`, `/v1/policy/rollback` | `PolicyReload`, `PolicyRollback` |
 
 use super::api::{
-    BindRequest, Command, Failure, FailureKind, MAX_BODY, NetworkSpec, Peer, PolicyReloadRequest, PortState,
-    Reply, Request, STREAM_QUEUE, Sink, WAIT_DEFAULT, WAIT_MAX, WaitCondition,
+    BindRequest, Command, Failure, FailureKind, NetworkSpec, Peer, PolicyReloadRequest, PortState, Reply,
+    Request, STREAM_QUEUE, Sink, WAIT_DEFAULT, WAIT_MAX, WaitCondition,
 };
+use super::extract::{Asked, Sent};
 use super::server::{Caller, Limits};
-use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, State};
-use axum::http::request::Parts;
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
-use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// A body too large is read to here and thrown away, so that the client gets to read why.
-const MAX_DISCARD: usize = 16 * MAX_BODY;
 /// `History` answers at most this many records.
 const MAX_HISTORY: usize = 100_000;
 
 #[derive(Debug, Clone)]
-struct App {
+pub(super) struct App {
     requests: mpsc::Sender<Request>,
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -441,66 +436,4 @@ async fn unknown_method(method: axum::http::Method, uri: axum::http::Uri) -> Fai
         FailureKind::Method,
         format!("{method} is not possible on {}", uri.path()),
     )
-}
-
-/// A query string; what does not fit is answered in JSON like everything else.
-struct Asked<T>(T);
-
-impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
-    type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Failure> {
-        Query::<T>::try_from_uri(&parts.uri)
-            .map(|Query(value)| Asked(value))
-            .map_err(|e| Failure::new(FailureKind::Invalid, e.body_text().to_lowercase()))
-    }
-}
-
-/// A JSON body of at most `MAX_BODY` bytes, within `Limits::body`. An empty one counts as `{}`. The content type does
-/// not matter.
-struct Sent<T>(T);
-
-impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
-    type Rejection = Failure;
-    async fn from_request(request: axum::extract::Request, app: &App) -> Result<Self, Failure> {
-        let limit = app.limits.body;
-        let bytes = timeout(limit, read_body(request.into_body()))
-            .await
-            .map_err(|_| {
-                Failure::new(
-                    FailureKind::TimedOut,
-                    format!("the request did not end within {limit:?}"),
-                )
-            })??;
-        let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) {
-            b"{}"
-        } else {
-            &bytes
-        };
-        serde_json::from_slice(text)
-            .map(Sent)
-            .map_err(|e| Failure::new(FailureKind::Invalid, format!("bad request body: {e}")))
-    }
-}
-
-async fn read_body(mut body: Body) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let mut total = 0_usize;
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|e| Failure::new(FailureKind::Invalid, format!("the request body broke off: {e}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        total = total.saturating_add(data.len());
-        if total <= MAX_BODY {
-            bytes.extend_from_slice(&data);
-        } else if total > MAX_DISCARD {
-            break;
-        }
-    }
-    if total > MAX_BODY {
-        return Err(Failure::new(
-            FailureKind::TooLarge,
-            format!("the request body is larger than {MAX_BODY} bytes"),
-        ));
-    }
-    Ok(bytes)
 }

@@ -11,6 +11,7 @@
 
 use super::Error;
 use super::api::{Peer, Request};
+use super::refusal::Refusal;
 use super::routes;
 use super::socket::{self, SocketFile};
 use super::stall::Stall;
@@ -297,7 +298,10 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(Stall::new(stream, limits.stall)), service)
+        .serve_connection(
+            TokioIo::new(Refusal::new(Stall::new(stream, limits.stall))),
+            service,
+        )
         .await;
     if let Err(error) = result {
         tracing::debug!(target: "control", error = %chain(&error), "control connection ended");

@@ -275,12 +275,17 @@ impl Engine {
         if let Some(plan) = self.pending_plans.pop_front() {
             return Some(Action::Execute(plan));
         }
-        while let Some(id) = self.dirty_segments.pop_front() {
-            if let Some(action) = self.look_at_segment(&id, now) {
-                return Some(action);
+        loop {
+            while let Some(id) = self.dirty_segments.pop_front() {
+                if let Some(action) = self.look_at_segment(&id, now) {
+                    return Some(action);
+                }
             }
-        }
-        while let Some(index) = self.dirty_taps.pop_front() {
+            // A tap that joins or leaves a network makes that network dirty: back to it, or it would lie until the
+            // next event.
+            let Some(index) = self.dirty_taps.pop_front() else {
+                break;
+            };
             if let Some(action) = self.look_at_tap(index, now) {
                 return Some(action);
             }

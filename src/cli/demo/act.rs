@@ -5,11 +5,12 @@ use super::process::Daemon;
 use super::screen::{Screen, Summary};
 use super::world::World;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::output::{Style, micros};
+use crate::cli::output::{Style, count, micros};
 use crate::control::api::{BindRequest, Binding, PlanRow, PortRow, PortState, WaitReport};
 use crate::control::client::Client;
 use crate::kernel::tuntap::Tap;
 use crate::model::{Ifindex, LinkName};
+use crate::plan::op::LinkRef;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub struct Acts<'a, 'o> {
     pub client: &'a Client,
     pub daemon: &'a Daemon,
     pub world: &'a World,
-    pub hand: &'a Hand,
+    pub hand: &'a mut Hand,
     pub screen: &'a mut Screen<'o>,
     pub taps: &'a mut Vec<Tap>,
 }
@@ -45,8 +46,8 @@ impl Acts<'_, '_> {
         let healthy = rows.iter().all(|row| row.state == PortState::Attached);
         // Meddling shows nothing when the taps are not even there.
         if healthy && self.kernel_tells() {
-            summary.repairs += self.take_off(&rows).await?;
-            summary.repairs += self.delete_bridge(&rows).await?;
+            summary.repairs += self.take_off(&rows)?;
+            summary.repairs += self.delete_bridge(&rows)?;
         }
         if healthy {
             self.stray().await?;
@@ -64,13 +65,15 @@ impl Acts<'_, '_> {
     }
 
     /// Taps appear; every one is shown when something was decided for it.
-    async fn appear(&mut self, count: usize) -> Result<Vec<PortRow>, Failure> {
-        self.screen
-            .heading(&format!("{count} taps appear, as a hypervisor makes them"))?;
-        let pace = (PACE_LIMIT / u32::try_from(count).unwrap_or(u32::MAX)).min(PACE_MAX);
+    async fn appear(&mut self, taps: usize) -> Result<Vec<PortRow>, Failure> {
+        self.screen.heading(&format!(
+            "{} appear, as a hypervisor makes them",
+            count(taps, "tap")
+        ))?;
+        let pace = (PACE_LIMIT / u32::try_from(taps).unwrap_or(u32::MAX)).min(PACE_MAX);
         let mut shown = HashSet::new();
         let mut glanced = Instant::now();
-        for number in 0..count {
+        for number in 0..taps {
             let (name, _) = self.world.tap_name(number);
             self.make_tap(&name)?;
             tokio::time::sleep(pace).await;
@@ -80,10 +83,10 @@ impl Acts<'_, '_> {
             }
         }
         let deadline =
-            Instant::now() + PATIENCE + Duration::from_millis(20) * u32::try_from(count).unwrap_or(0);
+            Instant::now() + PATIENCE + Duration::from_millis(20) * u32::try_from(taps).unwrap_or(0);
         loop {
             let rows = self.show_settled(&mut shown).await?;
-            if shown.len() >= count || Instant::now() > deadline {
+            if shown.len() >= taps || Instant::now() > deadline {
                 return Ok(rows);
             }
             tokio::time::sleep(GLANCE).await;
@@ -105,7 +108,7 @@ impl Acts<'_, '_> {
     }
 
     /// Somebody takes a tap off its bridge.
-    async fn take_off(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
+    fn take_off(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
         let Some((row, bridge)) = rows
             .iter()
             .rev()
@@ -114,28 +117,32 @@ impl Acts<'_, '_> {
             return Ok(0);
         };
         self.screen.heading("Somebody takes a tap off its bridge")?;
-        let (name, index) = (link_name(bridge)?, index(row)?);
+        let link = LinkRef {
+            name: link_name(&row.tap)?,
+            index: Ifindex::new(row.ifindex),
+        };
         self.screen.note(
             Style::Accent,
             "by hand",
-            &format!("brctl delif {bridge} {}", row.tap),
+            &format!("ip link set dev {} nomaster", row.tap),
         )?;
         let since = Instant::now();
-        self.hand
-            .detach(&name, index)
-            .map_err(|e| Failure::failed(format!("cannot take {} off {bridge}: {e}", row.tap)))?;
+        self.hand.detach(link).map_err(|e| {
+            let what = format!("cannot take {} off {bridge}", row.tap);
+            Failure::from_error(Exit::Failed, &e).context(&what)
+        })?;
         let taps = HashMap::from([(row.tap.clone(), bridge.to_owned())]);
-        self.healed(&taps, since).await?;
+        let healed = healed(self.daemon, &taps, since, || true)?;
         self.screen.note(
             Style::Good,
             "healed",
-            &format!("{} is back on {bridge} after {}", row.tap, took(since)),
+            &format!("{} is back on {bridge} after {healed}", row.tap),
         )?;
         Ok(1)
     }
 
     /// Somebody deletes a bridge with taps on it.
-    async fn delete_bridge(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
+    fn delete_bridge(&mut self, rows: &[PortRow]) -> Result<usize, Failure> {
         let Some(bridge) = rows.iter().find_map(|row| row.bridge.clone()) else {
             return Ok(0);
         };
@@ -149,21 +156,31 @@ impl Acts<'_, '_> {
             taps.len()
         ))?;
         self.screen
-            .note(Style::Accent, "by hand", &format!("brctl delbr {bridge}"))?;
+            .note(Style::Accent, "by hand", &format!("ip link del dev {bridge}"))?;
+        let (name, before) = (link_name(&bridge)?, bridge_index(&bridge));
         let since = Instant::now();
-        self.hand
-            .delete_bridge(&link_name(&bridge)?)
-            .map_err(|e| Failure::failed(format!("cannot delete {bridge}: {e}")))?;
-        self.healed(&taps, since).await?;
+        // In a thread, because the call returns late: the kernel waits for its readers, the daemon does not.
+        let (hand, daemon) = (&mut *self.hand, self.daemon);
+        let (deleted, healed) = std::thread::scope(|scope| {
+            let deletion = scope.spawn(|| hand.delete(name).map(|()| took(since)));
+            let healed = healed(daemon, &taps, since, || bridge_index(&bridge) != before);
+            (deletion.join(), healed)
+        });
+        let cannot = format!("cannot delete {bridge}");
+        let deletion = match deleted {
+            Ok(Ok(deletion)) => deletion,
+            Ok(Err(e)) => return Err(Failure::from_error(Exit::Failed, &e).context(&cannot)),
+            Err(_) => return Err(Failure::failed(cannot)),
+        };
+        let healed = healed?;
+        let taps_back = count(taps.len(), "tap");
         self.screen.note(
             Style::Good,
             "healed",
-            &format!(
-                "{bridge} is rebuilt and all {} taps are back on it after {}",
-                taps.len(),
-                took(since)
-            ),
+            &format!("{bridge} is rebuilt and {taps_back} back on it after {healed}"),
         )?;
+        let note = format!("(the kernel's own part of the deletion took {deletion})");
+        self.screen.note(Style::Plain, "", &note)?;
         Ok(taps.len())
     }
 
@@ -220,24 +237,6 @@ impl Acts<'_, '_> {
             .is_none_or(|tap| Path::new("/sys/class/net").join(tap.name().to_string()).exists())
     }
 
-    /// Until the kernel says that every tap is a port of its bridge.
-    async fn healed(&self, taps: &HashMap<String, String>, since: Instant) -> Result<(), Failure> {
-        let mut missing: Vec<_> = taps.iter().collect();
-        loop {
-            missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
-            let Some((tap, bridge)) = missing.first() else {
-                return Ok(());
-            };
-            if since.elapsed() > PATIENCE {
-                return Err(self
-                    .daemon
-                    .disappointed(&format!("{tap} is not back on {bridge} after {PATIENCE:?}")));
-            }
-            // Short, because what is measured is short; the daemon is another process.
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-
     async fn wait_for(&self, port: &str, state: PortState) -> Result<(), Failure> {
         let path = format!(
             "/v1/wait?port={port}&state={}&timeout={}",
@@ -270,17 +269,45 @@ impl Acts<'_, '_> {
     }
 }
 
+/// Until `broken` was seen to have happened and the kernel says that every tap is a port of its bridge; how long
+/// that took.
+fn healed(
+    daemon: &Daemon,
+    taps: &HashMap<String, String>,
+    since: Instant,
+    broken: impl Fn() -> bool,
+) -> Result<String, Failure> {
+    let mut missing: Vec<_> = taps.iter().collect();
+    let mut was_broken = false;
+    loop {
+        was_broken = was_broken || broken();
+        if was_broken {
+            missing.retain(|(tap, bridge)| master(tap).as_deref() != Some(bridge));
+        }
+        let Some((tap, bridge)) = missing.first() else {
+            return Ok(took(since));
+        };
+        if since.elapsed() > PATIENCE {
+            let message = format!("{tap} is not back on {bridge} after {PATIENCE:?}");
+            return Err(daemon.disappointed(&message));
+        }
+        // Short, because what is measured is short; the daemon is another process.
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
 fn master(tap: &str) -> Option<String> {
     let target = std::fs::read_link(Path::new("/sys/class/net").join(tap).join("master")).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-fn link_name(text: &str) -> Result<LinkName, Failure> {
-    LinkName::new(text).map_err(|e| Failure::failed(e.to_string()))
+/// Another index under the same name is another bridge; absent while there is none.
+fn bridge_index(name: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex")).ok()
 }
 
-fn index(row: &PortRow) -> Result<Ifindex, Failure> {
-    Ifindex::new(row.ifindex).ok_or_else(|| Failure::failed(format!("{} has no ifindex", row.tap)))
+fn link_name(text: &str) -> Result<LinkName, Failure> {
+    LinkName::new(text).map_err(|e| Failure::failed(e.to_string()))
 }
 
 fn took(since: Instant) -> String {

@@ -49,13 +49,13 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             "`sudo tapwire demo` works everywhere, and still touches nothing outside a network namespace",
         )
     })?;
-    let hand = Hand::new().map_err(|e| Failure::failed(format!("cannot open a socket: {e}")))?;
-    let world = World::build(&hand, usize::try_from(args.networks).unwrap_or(1))?;
+    let mut hand = Hand::new().map_err(|e| Failure::from_error(Exit::Failed, &e))?;
+    let world = World::build(&mut hand, usize::try_from(args.networks).unwrap_or(1))?;
     let mut taps = Vec::new();
     let outcome = play(
         context,
         &world,
-        &hand,
+        &mut hand,
         usize::try_from(args.taps).unwrap_or(1),
         &mut taps,
     );
@@ -66,7 +66,7 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
 fn play(
     context: &mut Context,
     world: &World,
-    hand: &Hand,
+    hand: &mut Hand,
     count: usize,
     taps: &mut Vec<Tap>,
 ) -> Result<(), Failure> {

@@ -45,6 +45,8 @@ pub struct Screen<'a> {
     out: &'a mut Output,
     json: bool,
     started: Instant,
+    /// Of the longest network id.
+    width: usize,
 }
 
 impl<'a> Screen<'a> {
@@ -53,6 +55,7 @@ impl<'a> Screen<'a> {
             out,
             json,
             started: Instant::now(),
+            width: 0,
         }
     }
 
@@ -61,6 +64,7 @@ impl<'a> Screen<'a> {
     }
 
     pub fn opening(&mut self, world: &World) -> io::Result<()> {
+        self.width = world.networks.iter().map(|n| n.id.len()).max().unwrap_or(0);
         if self.json {
             return Ok(());
         }
@@ -111,8 +115,12 @@ impl<'a> Screen<'a> {
         let word = self
             .out
             .paint(port::style(row.state), &format!("{:<9}", row.state.as_str()));
+        let width = self.width;
         let to = match (&row.network, &row.bridge) {
-            (Some(network), Some(bridge)) => format!("network {network:<8}  bridge {bridge:<14}"),
+            // `brq` before the id.
+            (Some(network), Some(bridge)) => {
+                format!("network {network:<width$}  bridge {bridge:<0$}", width + 3)
+            }
             (Some(network), None) => format!("network {network}"),
             (None, _) => "no network".to_owned(),
         };

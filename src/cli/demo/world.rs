@@ -1,9 +1,10 @@
 //! The demo's little host: stand-in NICs, the networks, the configuration file that says so.
 
 use super::meddle::Hand;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Exit, Failure};
 use crate::kernel::tuntap::Tap;
 use crate::model::LinkName;
+use crate::plan::op::LinkRef;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -38,17 +39,19 @@ pub struct World {
 
 impl World {
     /// Makes the NICs and writes the configuration.
-    pub fn build(hand: &Hand, networks: usize) -> Result<Self, Failure> {
+    pub fn build(hand: &mut Hand, networks: usize) -> Result<Self, Failure> {
         let folder = Path::new(FOLDER);
         let fail = |what: &str, e: std::io::Error| Failure::failed(format!("cannot {what}: {e}"));
         std::fs::create_dir_all(folder).map_err(|e| fail("make a folder in /run", e))?;
         let wire = nic("wire0")?;
         let nic = nic("nic0")?;
-        hand.address(&wire.name(), WIRE_ADDRESS)
-            .map_err(|e| fail("give wire0 an address", e))?;
-        hand.address(&nic.name(), NIC_ADDRESS)
-            .map_err(|e| fail("give nic0 an address", e))?;
-        let vlans = hand.knows_vlans(&nic.name());
+        for (device, address) in [(&wire, WIRE_ADDRESS), (&nic, NIC_ADDRESS)] {
+            hand.address(reference(device), address).map_err(|e| {
+                let name = device.name();
+                Failure::from_error(Exit::Failed, &e).context(&format!("cannot give {name} an address"))
+            })?;
+        }
+        let vlans = hand.knows_vlans(reference(&nic));
         let networks = choose(networks, vlans);
         let world = Self {
             config: folder.join("tapwire.toml"),
@@ -89,10 +92,17 @@ impl World {
     }
 }
 
-/// A tap plays the network card: it is the one device that an unprivileged user makes without netlink.
+/// A tap plays the network card: it needs no kernel module but the one that the demo needs anyway.
 fn nic(name: &str) -> Result<Tap, Failure> {
     let name = LinkName::new(name).map_err(|e| Failure::failed(e.to_string()))?;
-    Tap::create(Some(&name)).map_err(|e| Failure::from_error(crate::cli::failure::Exit::Failed, &e))
+    Tap::create(Some(&name)).map_err(|e| Failure::from_error(Exit::Failed, &e))
+}
+
+fn reference(tap: &Tap) -> LinkRef {
+    LinkRef {
+        name: tap.name(),
+        index: Some(tap.index()),
+    }
 }
 
 /// One of each type first, then more VXLANs.

@@ -1,0 +1,43 @@
+//! Plugins.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Hash of what is loaded; absent without plugins.
+    pub generation: Option<String>,
+    /// One older generation is kept for `rollback`.
+    pub previous: Option<String>,
+    pub plugins: Vec<PluginRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PluginRow {
+    pub name: String,
+    pub path: String,
+    /// `ok`, `tripped`, `disabled`, `failed`.
+    pub health: String,
+    pub hooks: Vec<String>,
+    pub calls: u64,
+    pub errors: u64,
+    pub last_error: Option<String>,
+    pub memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyReloadRequest {
+    /// Refuse when more ports than this would change; absent: 10 % of the ports, at least 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_changes: Option<u64>,
+    /// Evaluate and report only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyReloadReport {
+    pub generation: Option<String>,
+    /// One line per port whose decision changes: "tap3f mtu 1500 -> 8950 (mtu)".
+    pub changes: Vec<String>,
+}
