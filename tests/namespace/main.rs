@@ -10,4 +10,5 @@
 mod support;
 
 mod kernel;
+mod lifecycle;
 mod rig;
