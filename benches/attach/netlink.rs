@@ -32,15 +32,19 @@ impl Monitor {
     pub fn open() -> io::Result<Self> {
         let socket = open_socket(libc::RTMGRP_LINK as u32)?;
         let size = RECEIVE_BUFFER;
-        // SAFETY: one int, alive through the call. Refused in a user namespace: an overrun then ends the measurement.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const size).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            );
+        // In a user namespace only the unforced form is allowed, up to net.core.rmem_max; an overrun then ends the
+        // measurement.
+        for option in [libc::SO_RCVBUF, libc::SO_RCVBUFFORCE] {
+            // SAFETY: one int, alive through the call.
+            unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const size).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                );
+            }
         }
         Ok(Self {
             socket,

@@ -10,5 +10,6 @@
 mod support;
 
 mod kernel;
+mod lifecycle;
 mod rig;
 mod trace;

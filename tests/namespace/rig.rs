@@ -178,3 +178,29 @@ fn a_vlan_device_can_be_made_here_or_in_a_virtual_machine() {
         assert_eq!(link["linkinfo"]["info_data"]["id"], 100);
     });
 }
+
+#[test]
+fn looking_for_features_leaves_no_trace() {
+    in_namespace(|| {
+        let host = Host::here();
+        let observer = host.observer();
+        let features = [
+            Feature::Tap,
+            Feature::Vlan,
+            Feature::VlanFiltering,
+            Feature::Vxlan,
+            Feature::Veth,
+            Feature::Dummy,
+            Feature::Ipv6,
+            Feature::Program("ip"),
+        ];
+        for feature in features {
+            if let Err(reason) = feature.probe() {
+                println!("{feature:?}: {reason}");
+            }
+        }
+        assert_eq!(observer.take(), []);
+        assert!(Feature::Program("ip").probe().is_ok());
+        assert!(Feature::Program("no such program").probe().is_err());
+    });
+}

@@ -3,6 +3,9 @@
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
 
 /// A test's burst must fit: a queued link message costs 2,304 bytes, 64 MiB hold 29,000.
 const RECEIVE_BUFFER: libc::c_int = 64 << 20;
@@ -29,10 +32,26 @@ pub struct LinkEvent {
     pub master: Option<u32>,
 }
 
-/// A monitor socket that reads when asked: the kernel queues an event before the request that caused it returns.
+/// A monitor socket. The kernel queues an event before the request that caused it returns, and `take` reads what is
+/// queued; a thread reads in between, because in a user namespace the receive buffer holds 92 events and no more.
 #[derive(Debug)]
 pub struct LinkObserver {
+    inner: Arc<Inner>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
     socket: Socket,
+    seen: Mutex<Seen>,
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    events: Vec<LinkEvent>,
+    /// The kernel dropped some: nothing counted here is to be trusted.
+    failure: Option<io::Error>,
 }
 
 impl LinkObserver {
@@ -44,19 +63,31 @@ impl LinkObserver {
             .bind(&SocketAddr::new(0, RTMGRP_LINK))
             .expect("join the link group");
         socket.set_non_blocking(true).expect("a non-blocking socket");
-        Self { socket }
+        let inner = Arc::new(Inner {
+            socket,
+            seen: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
+        let reading = Arc::clone(&inner);
+        Self {
+            inner,
+            reader: Some(thread::spawn(move || {
+                while !reading.stop.load(Ordering::Relaxed) {
+                    if reading.wait_readable() {
+                        drop(reading.drain());
+                    }
+                }
+            })),
+        }
     }
 
     /// All events since the last call.
     pub fn take(&self) -> Vec<LinkEvent> {
-        let mut events = Vec::new();
-        loop {
-            match self.socket.recv_from_full() {
-                Ok((datagram, _)) => events.extend(decode(&datagram)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return events,
-                Err(e) => panic!("the observer lost events: {e}"),
-            }
+        let mut seen = self.inner.drain();
+        if let Some(failure) = &seen.failure {
+            panic!("the observer lost events: {failure}");
         }
+        std::mem::take(&mut seen.events)
     }
 
     /// How many events of one sort since the last call.
@@ -65,10 +96,46 @@ impl LinkObserver {
     }
 }
 
+impl Drop for LinkObserver {
+    fn drop(&mut self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            // It panics only when a message made no sense, which `take` would have shown.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Inner {
+    /// Reads what is queued; whoever holds the lock has seen everything up to now.
+    fn drain(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock().expect("the reader does not panic");
+        loop {
+            match self.socket.recv_from_full() {
+                Ok((datagram, _)) => seen.events.extend(decode(&datagram)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return seen,
+                Err(e) => {
+                    seen.failure.get_or_insert(e);
+                }
+            }
+        }
+    }
+
+    /// False after a while without events, so that the reader notices its end.
+    fn wait_readable(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.socket.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, alive through the call.
+        unsafe { libc::poll(&raw mut poll, 1, 50) == 1 }
+    }
+}
+
 fn set_receive_buffer(socket: &Socket) {
     let bytes = RECEIVE_BUFFER;
-    // SAFETY: the value is one int, alive through the call. In a user namespace the forced form may be refused; then
-    // the socket keeps the default, and an overrun fails the test.
+    // SAFETY: the value is one int, alive through the call. In a user namespace the forced form is refused.
     unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
