@@ -34,7 +34,8 @@ enum Key {
     Network,
     Field,
     Cause,
-    Key,
+    /// The object's own name: an address, a prefix, a MAC address.
+    Which,
 }
 
 const KEYS: [(&str, Key); 11] = [
@@ -48,7 +49,7 @@ const KEYS: [(&str, Key); 11] = [
     ("network", Key::Network),
     ("field", Key::Field),
     ("cause", Key::Cause),
-    ("key", Key::Key),
+    ("key", Key::Which),
 ];
 
 /// A parsed filter; the default one passes everything.
@@ -152,6 +153,6 @@ fn term(key: Key, pattern: &str, event: &TraceEvent) -> bool {
         Key::Network => event.network.as_deref().is_some_and(|n| matches(pattern, n)),
         Key::Field => event.diff.iter().any(|change| matches(pattern, change.field)),
         Key::Cause => matches(pattern, if event.cause.own { "own" } else { "foreign" }),
-        Key::Key => event.key.as_deref().is_some_and(|k| matches(pattern, k)),
+        Key::Which => event.key.as_deref().is_some_and(|k| matches(pattern, k)),
     }
 }

@@ -169,7 +169,7 @@ fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
         (_, Some(false)) => done("down"),
         _ => None,
     };
-    fits.or_else(|| match ops {
+    fits.or(match ops {
         [only] => Some(only),
         _ => None,
     })

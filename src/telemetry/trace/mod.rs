@@ -15,3 +15,6 @@ pub use event::{Cause, Change, Decided, Line, Loss, Object, TraceEvent, Value, W
 pub use filter::{Filter, FilterError};
 pub use join::{Decision, Joiner};
 pub use state::Tracer;
+
+#[cfg(test)]
+mod tests;
