@@ -7,7 +7,9 @@ pub mod event;
 pub mod fields;
 pub mod filter;
 pub mod join;
+mod key;
 pub mod live;
+mod resync;
 pub mod state;
 pub mod text;
 

@@ -4,8 +4,10 @@
 //! Objects the kernel removes without saying so (IPv4 routes of a device that went down, everything of a device that
 //! is gone) are forgotten silently, so that their return is "new" again.
 
-use super::event::{Cause, Change, Line, Loss, Object, TraceEvent, Value, Word};
+use super::event::{Cause, Change, Object, TraceEvent, Value, Word};
 use super::fields::{self, Facts, Field, show};
+use super::key::{Key, Name, kind_of};
+use super::resync::Seen;
 use crate::kernel::watch::{
     Body, Head, LinkFacts, NeighbourFacts, Notice, PortFacts, RouteFacts, Undecodable, Verb,
 };
@@ -13,12 +15,11 @@ use crate::kernel::watch::{decode, notice::AddressFacts};
 use crate::model::Mac;
 use crate::model::owned::Mark;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// One device: the link and, while it is in a bridge, the port.
 #[derive(Debug, Default)]
-struct Device {
+pub(super) struct Device {
     name: Box<str>,
     kind: Box<str>,
     mac: Option<Mac>,
@@ -26,103 +27,23 @@ struct Device {
     up: bool,
     alias: Option<Box<str>>,
     link: Facts,
-    port: Option<Facts>,
-}
-
-/// An object that belongs to a device: `owner` is its index, or the bridge's for an entry of a bridge's table, or 0.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    owner: u32,
-    name: Name,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
-    Address(IpAddr, u8),
-    Route {
-        family: u8,
-        table: u32,
-        destination: Option<IpAddr>,
-        prefix_len: u8,
-        tos: u8,
-        priority: u32,
-    },
-    Neighbour(IpAddr),
-    Fdb {
-        mac: Mac,
-        vlan: Option<u16>,
-        vni: Option<u32>,
-        /// Only for MAC addresses that have several destinations at once: flood entries and multicast.
-        remote: Option<IpAddr>,
-    },
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Name::Address(address, prefix_len) => write!(f, "{address}/{prefix_len}"),
-            Name::Route {
-                table,
-                destination,
-                prefix_len,
-                tos,
-                priority,
-                ..
-            } => {
-                match destination {
-                    Some(destination) => write!(f, "{destination}/{prefix_len}")?,
-                    None => f.write_str("default")?,
-                }
-                match table {
-                    254 => {}
-                    255 => f.write_str(" table local")?,
-                    table => write!(f, " table {table}")?,
-                }
-                if *tos != 0 {
-                    write!(f, " tos {tos}")?;
-                }
-                if *priority != 0 {
-                    write!(f, " metric {priority}")?;
-                }
-                Ok(())
-            }
-            Name::Neighbour(address) => address.fmt(f),
-            Name::Fdb {
-                mac,
-                vlan,
-                vni,
-                remote,
-            } => {
-                mac.fmt(f)?;
-                if let Some(vlan) = vlan {
-                    write!(f, " vlan {vlan}")?;
-                }
-                if let Some(vni) = vni {
-                    write!(f, " vni {vni}")?;
-                }
-                if let Some(remote) = remote {
-                    write!(f, " dst {remote}")?;
-                }
-                Ok(())
-            }
-        }
-    }
+    pub port: Option<Facts>,
 }
 
 /// What of an event depends on the object.
-struct Told {
-    word: Word,
-    object: Object,
-    family: &'static str,
-    index: u32,
-    key: Option<Box<str>>,
-    diff: Vec<Change>,
+pub(super) struct Told {
+    pub word: Word,
+    pub object: Object,
+    pub family: &'static str,
+    pub index: u32,
+    pub key: Option<Box<str>>,
+    pub diff: Vec<Change>,
     /// The master it just left: its network is still the event's.
-    left: Option<u32>,
+    pub left: Option<u32>,
 }
 
 impl Told {
-    fn of_device(word: Word, object: Object, index: u32, diff: Vec<Change>) -> Self {
+    pub(super) fn of_device(word: Word, object: Object, index: u32, diff: Vec<Change>) -> Self {
         Told {
             word,
             object,
@@ -149,20 +70,13 @@ impl Told {
 /// The state table. See the module.
 #[derive(Debug, Default)]
 pub struct Tracer {
-    devices: HashMap<u32, Device>,
-    objects: BTreeMap<Key, Facts>,
+    pub(super) devices: HashMap<u32, Device>,
+    pub(super) objects: BTreeMap<Key, Facts>,
     own_portids: BTreeSet<u32>,
-    seq: u64,
-    undecodable: u64,
+    pub(super) seq: u64,
+    pub(super) undecodable: u64,
     /// While a listing is compared: what it named.
-    seen: Option<Seen>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    devices: BTreeSet<u32>,
-    ports: BTreeSet<u32>,
-    objects: BTreeSet<Key>,
+    pub(super) seen: Option<Seen>,
 }
 
 impl Tracer {
@@ -217,85 +131,7 @@ impl Tracer {
         self.event(Told::other(error.to_string()), Head::default(), ts_us)
     }
 
-    /// After a loss: the marker, then every difference between what was known and the listing.
-    pub fn resync<'a>(
-        &mut self,
-        rows: impl IntoIterator<Item = &'a [u8]>,
-        lost: Option<u64>,
-        resync_ms: u64,
-        ts_us: u64,
-    ) -> Vec<Line> {
-        self.seq += 1;
-        let mut lines = vec![Line::Loss(Loss {
-            ts_us,
-            seq: self.seq,
-            lost,
-            resync_ms,
-        })];
-        self.seen = Some(Seen::default());
-        for row in rows {
-            match decode(row) {
-                Ok(notice) => {
-                    let told = self.tell(&notice);
-                    if told.word != Word::Change || !told.diff.is_empty() {
-                        lines.push(self.found(told, ts_us));
-                    }
-                }
-                Err(_) => self.undecodable += 1,
-            }
-        }
-        let seen = self.seen.take().unwrap_or_default();
-        for told in self.sweep(&seen) {
-            lines.push(self.found(told, ts_us));
-        }
-        lines
-    }
-
-    fn found(&mut self, told: Told, ts_us: u64) -> Line {
-        let mut event = self.event(told, Head::default(), ts_us);
-        event.resync = true;
-        Line::Event(Box::new(event))
-    }
-
-    /// What is known but was not listed: objects first, then ports, then links, as the kernel would take them down.
-    fn sweep(&mut self, seen: &Seen) -> Vec<Told> {
-        let lost: Vec<Key> = self
-            .objects
-            .keys()
-            .filter(|k| !seen.objects.contains(k))
-            .cloned()
-            .collect();
-        let mut told = Vec::new();
-        for key in lost {
-            let facts = self.objects.remove(&key).unwrap_or_default();
-            let (object, family) = kind_of(&key.name);
-            // A device's own: an entry of a bridge's table belongs to the port it points at.
-            let index = device_field(&facts).unwrap_or(key.owner);
-            told.push(Told {
-                word: Word::Gone,
-                object,
-                family,
-                index,
-                key: Some(key.name.to_string().into()),
-                diff: Vec::new(),
-                left: None,
-            });
-        }
-        let mut links: Vec<u32> = self.devices.keys().copied().collect();
-        links.sort_unstable();
-        for index in &links {
-            let released =
-                !seen.ports.contains(index) && self.devices.get(index).is_some_and(|d| d.port.is_some());
-            if released {
-                told.push(self.port_gone(*index));
-            }
-        }
-        let gone = links.into_iter().filter(|index| !seen.devices.contains(index));
-        told.extend(gone.map(|index| Told::of_device(Word::Gone, Object::Link, index, Vec::new())));
-        told
-    }
-
-    fn event(&mut self, told: Told, head: Head, ts_us: u64) -> TraceEvent {
+    pub(super) fn event(&mut self, told: Told, head: Head, ts_us: u64) -> TraceEvent {
         self.seq += 1;
         let device = self.devices.get(&told.index);
         let master = device.and_then(|d| d.master).or(told.left);
@@ -330,7 +166,7 @@ impl Tracer {
         event
     }
 
-    fn tell(&mut self, notice: &Notice) -> Told {
+    pub(super) fn tell(&mut self, notice: &Notice) -> Told {
         match &notice.body {
             Body::Link(Verb::Present, facts) => self.link(facts),
             Body::Link(Verb::Removed, facts) => self.link_gone(facts),
@@ -444,7 +280,7 @@ impl Tracer {
         Told::of_device(word, Object::Port, facts.index, diff)
     }
 
-    fn port_gone(&mut self, index: u32) -> Told {
+    pub(super) fn port_gone(&mut self, index: u32) -> Told {
         let (mut old_master, mut state) = (None, None);
         if let Some(device) = self.devices.get_mut(&index) {
             old_master = device.master.take();
@@ -668,30 +504,12 @@ impl Tracer {
     }
 }
 
-fn kind_of(name: &Name) -> (Object, &'static str) {
-    let of = |address: &IpAddr| if address.is_ipv4() { "inet" } else { "inet6" };
-    match name {
-        Name::Address(address, _) => (Object::Address, of(address)),
-        Name::Route { family, .. } if i32::from(*family) == libc::AF_INET => (Object::Route, "inet"),
-        Name::Route { .. } => (Object::Route, "inet6"),
-        Name::Neighbour(address) => (Object::Neighbour, of(address)),
-        Name::Fdb { .. } => (Object::Fdb, "bridge"),
-    }
-}
-
 /// The network a device of ours is marked with.
 fn network(device: &Device) -> Option<&str> {
     match Mark::read(device.alias.as_deref()) {
         Mark::Made(owner) | Mark::Adopted(owner) => Some(owner.network),
         Mark::Foreign => None,
     }
-}
-
-fn device_field(facts: &Facts) -> Option<u32> {
-    facts.iter().find_map(|(name, value)| match value {
-        Field::Device(index) if *name == "dev" => Some(*index),
-        _ => None,
-    })
 }
 
 /// Keeps a link's fields in step with what its port messages said, so that the difference is shown once.
