@@ -197,14 +197,14 @@ impl<R: Write> Session<'_, R> {
                 Received::Datagram(datagram) => {
                     let ts_us = clock::monotonic_us();
                     for message in decode::messages(datagram) {
-                        // A broken length is shown like any broken message, from the bytes that are there.
-                        let message = message.unwrap_or(&[]);
                         self.summary.events += 1;
-                        if let Some(record) = &mut self.record {
+                        if let (Some(record), Ok(message)) = (&mut self.record, message) {
                             record
                                 .message(ts_us, Direction::FromKernel, message)
                                 .map_err(LiveError::Record)?;
                         }
+                        // A broken length is shown like any broken message, as one that is too short.
+                        let message = message.unwrap_or(&[]);
                         let event = self.tracer.apply_message(message, ts_us);
                         self.summary.undecodable = self.tracer.undecodable();
                         self.emit(Line::Event(Box::new(event)), out)?;
