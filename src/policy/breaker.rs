@@ -21,15 +21,14 @@ struct Breaker {
 }
 
 impl Breaker {
-    /// May this call go through? Letting a probe through closes the door behind it until its outcome is known.
-    fn admits(&mut self, now: Instant) -> bool {
-        match self.opened {
-            None => true,
-            Some(since) if now.duration_since(since) >= PROBE_AFTER => {
-                self.opened = Some(now);
-                true
-            }
-            Some(_) => false,
+    fn would_admit(&self, now: Instant) -> bool {
+        self.opened
+            .is_none_or(|since| now.duration_since(since) >= PROBE_AFTER)
+    }
+    /// A call goes through; if it is a probe the door closes behind it until its outcome is known.
+    fn enter(&mut self, now: Instant) {
+        if self.opened.is_some() {
+            self.opened = Some(now);
         }
     }
     fn fail(&mut self, threshold: u32, now: Instant) -> bool {
@@ -60,16 +59,20 @@ pub struct Tripped {
 }
 
 impl Breakers {
+    /// May this call go through? If so it counts as the probe of an open breaker.
     pub fn admits(&mut self, hook: Hook, network: &str, now: Instant) -> bool {
-        let hook_wide = self.hooks.get_mut(hook as usize).is_none_or(|b| b.admits(now));
-        hook_wide && (self.networks.is_empty() || self.network(hook, network).is_none_or(|b| b.admits(now)))
+        let key = (hook, network.to_owned());
+        let both = [self.hooks.get_mut(hook as usize), self.networks.get_mut(&key)];
+        if !both.iter().flatten().all(|breaker| breaker.would_admit(now)) {
+            return false;
+        }
+        for breaker in both.into_iter().flatten() {
+            breaker.enter(now);
+        }
+        true
     }
 
-    fn network(&mut self, hook: Hook, network: &str) -> Option<&mut Breaker> {
-        self.networks.get_mut(&(hook, network.to_owned()))
-    }
-
-    /// Did the last call for this network use up its deadline? Such questions wait behind all others.
+    /// Did the last call for this network fail? Such questions wait behind all others.
     pub fn is_suspect(&self, hook: Hook, network: &str) -> bool {
         !self.networks.is_empty() && self.networks.contains_key(&(hook, network.to_owned()))
     }

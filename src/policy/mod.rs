@@ -7,8 +7,7 @@
 //! not called for a while.
 //!
 //! The pieces: `api` the seam, `shape` what tables may contain, `plugin` one file and its state, `pool` the threads,
-//! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `check`, `testing`, `replay` and
-//! `typegen` are the tools for plugin authors.
+//! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `tools` are for plugin authors.
 
 pub mod api;
 pub mod breaker;
@@ -23,6 +22,7 @@ pub mod settings;
 pub mod shape;
 pub mod status;
 pub mod tables;
+pub mod tools;
 pub mod watch;
 
 pub use generation::LoadReport;

@@ -550,6 +550,12 @@ macro_rules! words {
         $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         pub enum $name { $( $(#[doc = $vdoc])* #[serde(rename = $word)] $variant, )* }
+        /// The first word, for records built field by field.
+        impl Default for $name {
+            fn default() -> Self {
+                [$( Self::$variant ),*][0]
+            }
+        }
         impl $name {
             pub const WORDS: &'static [&'static str] = &[$( $word ),*];
             pub const ALL: &'static [$name] = &[$( $name::$variant ),*];

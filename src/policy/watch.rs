@@ -97,8 +97,6 @@ pub struct Watch {
     slots: Mutex<Vec<Arc<Slot>>>,
     ticking: AtomicBool,
     closed: AtomicBool,
-    /// Wake-ups of the watchdog thread, for tests and `status`.
-    pub wakeups: AtomicU64,
     gate: Mutex<()>,
     wake: Condvar,
 }
@@ -119,6 +117,11 @@ impl Watch {
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.arm();
+    }
+
+    /// The watchdog thread sleeps until the next call.
+    pub fn is_asleep(&self) -> bool {
+        !self.ticking.load(Ordering::SeqCst)
     }
 
     /// A worker starts a call.
@@ -146,7 +149,6 @@ impl Watch {
         let mut seen: HashMap<u64, Seen> = HashMap::new();
         let mut quiet = 0;
         while !self.closed.load(Ordering::SeqCst) {
-            self.wakeups.fetch_add(1, Ordering::Relaxed);
             let busy = self.tick(&mut seen, watched);
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet < QUIET_TICKS {

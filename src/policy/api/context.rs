@@ -176,12 +176,6 @@ words! {
     }
 }
 
-impl Default for NetworkType {
-    fn default() -> Self {
-        Self::Local
-    }
-}
-
 record! {
     /// The network a tap belongs to.
     pub struct Network {

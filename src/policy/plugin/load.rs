@@ -84,11 +84,12 @@ pub fn load(
     let effects: SharedEffects = Arc::new(Mutex::new(Effects::default()));
     let (lua, environment, config) = prepare(source, around, kill, &effects).map_err(raised)?;
     let memory = around.settings.limits(&source.stem).memory;
-    let returned = {
+    let (main, returned) = {
         let _armed = Limit::arm(&lua, memory).map_err(raised)?;
-        let chunk = sandbox::compile(&lua, &source.shown, &source.text, &environment, around.coverage)
+        let main = sandbox::compile(&lua, &source.shown, &source.text, &environment, around.coverage)
             .map_err(raised)?;
-        chunk.call::<Value>(()).map_err(raised)?
+        let returned = main.call::<Value>(()).map_err(raised)?;
+        (main, returned)
     };
     let Value::Table(table) = returned else {
         let found = returned.type_name();
@@ -149,8 +150,11 @@ pub fn load(
         origins,
         options: Arc::new(options),
     };
-    let runtime =
+    let mut runtime =
         Runtime::new(lua, called, migrate, effects, Arc::clone(kill), limits, &plugin).map_err(raised)?;
+    if around.coverage == Coverage::Lines {
+        runtime.count_lines(main);
+    }
     Ok((plugin, runtime))
 }
 

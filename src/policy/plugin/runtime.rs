@@ -10,6 +10,7 @@ use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Hook, Outcome};
 use crate::policy::lift::{Bounds, lift};
 use crate::policy::settings::Limits;
+use crate::policy::tools::coverage::Lines;
 use mlua::serde::LuaSerdeExt;
 use mlua::{Function, Lua, Table, Value};
 use serde::Serialize;
@@ -50,6 +51,8 @@ pub struct Called {
 
 /// A state that ran out of memory twice in this time is replaced.
 const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_secs(60);
+/// Garbage that is not worth a thorough collection.
+const KEPT_GARBAGE: usize = 2 << 20;
 /// Tables kept for networks and uplinks that many taps share.
 const MAX_SHARED: usize = 128;
 
@@ -65,6 +68,10 @@ pub struct Runtime {
     networks: HashMap<String, (Arc<Network>, Table)>,
     uplinks: HashMap<String, (Arc<Uplink>, Table)>,
     host: Option<(Arc<HostFacts>, Table)>,
+    /// The file as a function, where lines are counted.
+    main: Option<Function>,
+    /// Bytes after loading.
+    loaded_memory: usize,
     out_of_memory: Option<Instant>,
     exhausted: bool,
 }
@@ -82,6 +89,7 @@ impl Runtime {
         // What loading left behind, so that it does not count against the first call.
         lua.gc_collect()?;
         Ok(Self {
+            loaded_memory: lua.used_memory(),
             lua,
             hooks,
             migrate,
@@ -97,11 +105,16 @@ impl Runtime {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             host: None,
+            main: None,
             out_of_memory: None,
             exhausted: false,
         })
     }
 
+    /// Counts lines of this file, given as the function it was compiled to.
+    pub fn count_lines(&mut self, main: Function) {
+        self.main = Some(main);
+    }
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -116,18 +129,25 @@ impl Runtime {
     pub fn is_exhausted(&self) -> bool {
         self.exhausted
     }
-    /// A little garbage collection, for when there is nothing else to do.
+    /// For when there is nothing else to do: a little garbage collection, or a thorough one after a call that left much
+    /// behind. Then the pages go back to the system, which the allocator would otherwise keep for this thread.
     pub fn rest(&self) {
-        if let Err(error) = self.lua.gc_step() {
+        let before = self.used_memory();
+        let much = before > self.loaded_memory + KEPT_GARBAGE;
+        let collected = if much { self.lua.gc_collect() } else { self.lua.gc_step().map(|_| ()) };
+        if let Err(error) = collected {
             tracing::warn!(%error, plugin_file = %self.shown, "garbage collection failed");
         }
+        if before.saturating_sub(self.used_memory()) > KEPT_GARBAGE {
+            give_memory_back();
+        }
     }
-    /// Hook functions, for coverage.
-    pub fn functions(&self) -> impl Iterator<Item = (Hook, &Function)> {
-        Hook::ALL
-            .iter()
-            .zip(&self.hooks)
-            .filter_map(|(hook, f)| f.as_ref().map(|f| (*hook, f)))
+
+    /// Adds the lines run so far; nothing unless it was loaded with `Coverage::Lines`.
+    pub fn coverage(&self, lines: &mut Lines) {
+        if let Some(main) = &self.main {
+            main.coverage(|info| lines.add(&self.shown, &info.hits));
+        }
     }
 
     /// Asks one hook. `tags` are those of earlier plugins; `state` is what `host.state` holds. The caller watches over
@@ -228,6 +248,7 @@ impl Runtime {
         self.host = None;
         // Twice: the first finishes a cycle under way, the second collects what it had already marked.
         let collected = self.lua.gc_collect().and_then(|()| self.lua.gc_collect());
+        give_memory_back();
         self.exhausted = again || collected.is_err() || self.lua.used_memory() > self.limits.memory / 2;
     }
 
@@ -361,4 +382,13 @@ fn shared<T: Serialize + PartialEq>(
     }
     known.insert(key.to_owned(), (Arc::clone(part), table.clone()));
     Ok(table)
+}
+
+/// The allocator keeps freed pages of a thread's arena until asked.
+pub fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: no arguments that could be wrong; it takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

@@ -54,20 +54,19 @@ impl Job {
         }
     }
 
-    /// The next lane to be asked, from `from` on. `resolve` ends with the first answer.
+    /// The next lane to be asked, from `from` on. `resolve` ends with the first answer, or with the first failure that
+    /// nothing stands in for.
     pub fn next(&self, from: usize) -> Option<usize> {
-        for (lane, contribution) in self.contributions.iter().enumerate().skip(from) {
-            match contribution {
-                Contribution::Pending => return Some(lane),
-                Contribution::Done {
-                    verdict, fallback, ..
-                } if self.hook == Hook::Resolve && (verdict.is_some() || *fallback == Fallback::Deny) => {
-                    return None;
-                }
-                _ => {}
-            }
-        }
-        None
+        let ends = |contribution: &Contribution| match contribution {
+            Contribution::Done {
+                verdict, fallback, ..
+            } => verdict.is_some() || *fallback == Fallback::Deny,
+            _ => false,
+        };
+        let is_pending = |contribution: &Contribution| matches!(contribution, Contribution::Pending);
+        let next = self.contributions.iter().skip(from).position(is_pending)? + from;
+        let settled = self.hook == Hook::Resolve && self.contributions.iter().take(next).any(ends);
+        (!settled).then_some(next)
     }
 
     pub fn set(&mut self, lane: usize, contribution: Contribution) {

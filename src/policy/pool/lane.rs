@@ -23,6 +23,9 @@ pub const MAX_ABANDONED: u32 = 3;
 /// Answers remembered by input. Then all are forgotten: what is still asked comes back at once.
 const MAX_REMEMBERED: usize = 512;
 
+/// Answers by hook and the bytes of the input they depend on.
+type Remembered = HashMap<(Hook, Box<[u8]>), Option<Arc<Verdict>>>;
+
 pub struct Lane {
     pub plugin: Arc<Plugin>,
     pub limits: Limits,
@@ -34,7 +37,7 @@ pub struct Lane {
     /// Its state was of another version: the old generation's store is not shared.
     migrated: bool,
     pub queue: VecDeque<Job>,
-    /// Questions about networks whose last call used up its deadline: they wait behind all others.
+    /// Questions about networks whose last call failed: they wait behind all others.
     pub suspects: VecDeque<Job>,
     waiting: HashSet<(Hook, Subject)>,
     /// In the pool's list of lanes to be served.
@@ -46,7 +49,7 @@ pub struct Lane {
     pub disabled: Option<String>,
     pub breakers: Breakers,
     last_good: HashMap<(Hook, Subject), (Box<str>, Arc<Verdict>)>,
-    remembered: HashMap<(Hook, Box<[u8]>), Option<Arc<Verdict>>>,
+    remembered: Remembered,
     pub counters: Counters,
 }
 

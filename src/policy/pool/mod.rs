@@ -18,9 +18,10 @@ use super::guard::{STACK, load_plugin};
 use super::plugin::fault::Fault;
 use super::plugin::hostlib::{Effects, Line};
 use super::plugin::load::{Plugin, Surroundings};
-use super::plugin::runtime::{Called, Runtime};
+use super::plugin::runtime::{Called, Runtime, give_memory_back};
 use super::plugin::store::{Kept, Store};
 use super::status::{Health, PluginStatus};
+use super::tools::coverage::Lines;
 use super::watch::{Slot, Watch, Watched};
 use job::{Contribution, Job};
 use lane::{Lane, MAX_ABANDONED};
@@ -65,6 +66,13 @@ enum Next {
     /// It waits in a queue.
     Waits,
     Done(Job),
+}
+
+/// Can the calling thread run a script itself? Workers can; the reactor and the watchdog must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hands {
+    Free,
+    Full,
 }
 
 impl Pool {
@@ -120,7 +128,7 @@ impl Pool {
                 job.set(index, Contribution::Skipped);
             }
         }
-        match state.advance(job, 0, Instant::now(), None) {
+        match state.advance(job, 0, Instant::now(), Hands::Full) {
             Next::Done(job) => {
                 drop(state);
                 Some(job.into_reply(&shared.plugins, shared.generation()))
@@ -184,9 +192,20 @@ impl Pool {
         self.shared.lock().workers
     }
 
-    /// Wake-ups of the watchdog so far.
-    pub fn watchdog_wakeups(&self) -> u64 {
-        self.shared.watch.wakeups.load(Ordering::Relaxed)
+    /// Nothing runs, and nothing wakes up until somebody asks.
+    pub fn is_asleep(&self) -> bool {
+        self.shared.watch.is_asleep()
+    }
+
+    /// Lines run so far, of plugins that are loaded with `Coverage::Lines` and not busy.
+    pub fn coverage(&self) -> Lines {
+        let mut lines = Lines::default();
+        for lane in &self.shared.lock().lanes {
+            if let Some(runtime) = &lane.runtime {
+                runtime.coverage(&mut lines);
+            }
+        }
+        lines
     }
 
     pub fn status(&self) -> Vec<PluginStatus> {
@@ -253,8 +272,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> bool {
 }
 
 impl State {
-    /// Sends a question on from lane `from`. With `hands` the caller can run a state itself.
-    fn advance(&mut self, mut job: Job, from: usize, now: Instant, hands: Option<()>) -> Next {
+    /// Sends a question on from lane `from`.
+    fn advance(&mut self, mut job: Job, from: usize, now: Instant, hands: Hands) -> Next {
         let mut index = from;
         while let Some(next) = job.next(index) {
             index = next;
@@ -264,7 +283,7 @@ impl State {
             if lane.refuse(index, &mut job, now) {
                 continue;
             }
-            if hands.is_some()
+            if hands == Hands::Free
                 && lane.waiting() == 0
                 && !lane.is_ready
                 && let Some(runtime) = lane.runtime.take()
@@ -294,8 +313,9 @@ impl State {
         }
     }
 
-    /// The next waiting question together with the state it waits for.
-    fn take_ready(&mut self) -> Option<(usize, Box<Runtime>, Job)> {
+    /// The next thing to do for a worker: a waiting question with the state it waits for, or one that was answered while
+    /// it waited, because its plugin is suspended meanwhile.
+    fn take_ready(&mut self, now: Instant) -> Option<Next> {
         while let Some(index) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(index) else {
                 continue;
@@ -304,9 +324,16 @@ impl State {
             let Some(runtime) = lane.runtime.take() else {
                 continue;
             };
-            match lane.pop() {
-                Some(job) => return Some((index, runtime, job)),
-                None => lane.runtime = Some(runtime),
+            let Some(mut job) = lane.pop() else {
+                lane.runtime = Some(runtime);
+                continue;
+            };
+            if !lane.refuse(index, &mut job, now) {
+                return Some(Next::Run(index, runtime, job));
+            }
+            self.return_runtime(index, runtime);
+            if let Next::Done(job) = self.advance(job, index + 1, now, Hands::Full) {
+                return Some(Next::Done(job));
             }
         }
         None
@@ -354,15 +381,20 @@ impl Shared {
         self.watch.add(Arc::clone(&slot));
         let mut state = self.lock();
         while !state.closed {
-            match state.take_ready() {
-                Some((index, runtime, job)) => {
+            match state.take_ready(Instant::now()) {
+                Some(Next::Run(index, runtime, job)) => {
                     drop(state);
                     if !self.carry(&slot, index, runtime, job) {
                         return;
                     }
                     state = self.lock();
                 }
-                None => {
+                Some(Next::Done(job)) => {
+                    drop(state);
+                    (self.sink)(job.into_reply(&self.plugins, self.generation()));
+                    state = self.lock();
+                }
+                Some(Next::Waits) | None => {
                     state.idle += 1;
                     state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.idle -= 1;
@@ -377,6 +409,7 @@ impl Shared {
     /// Carries a question from plugin to plugin as long as their states are free. False: this thread was abandoned.
     fn carry(self: &Arc<Self>, slot: &Arc<Slot>, index: usize, runtime: Box<Runtime>, job: Job) -> bool {
         let (mut index, mut runtime, mut job) = (index, runtime, job);
+        let mut visited = Vec::with_capacity(self.plugins.len());
         loop {
             let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
             let (hook, context, tags) = (job.hook, Arc::clone(&job.context), job.tags(index));
@@ -388,6 +421,7 @@ impl Shared {
                 lane.running = Some((call, job));
                 Arc::clone(&lane.store)
             };
+            visited.push((index, Arc::clone(&store)));
             let kept = store
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -415,7 +449,7 @@ impl Shared {
                 state.return_runtime(index, runtime);
                 None
             };
-            let next = state.advance(job, index + 1, Instant::now(), Some(()));
+            let next = state.advance(job, index + 1, Instant::now(), Hands::Free);
             // Others may be served meanwhile: by a worker that sleeps, or by this one when it is through.
             if matches!(next, Next::Run(..)) && !state.ready.is_empty() {
                 self.call_for_help(state);
@@ -440,7 +474,9 @@ impl Shared {
             match on {
                 Some(next) => (index, runtime, job) = next,
                 None => {
-                    self.idle_work(finished, &store);
+                    for (lane, store) in visited {
+                        self.idle_work(lane, &store);
+                    }
                     return true;
                 }
             }
@@ -551,7 +587,7 @@ impl Shared {
     fn release(self: &Arc<Self>, mut state: MutexGuard<'_, State>, index: usize) {
         let mut done = Vec::new();
         while let Some(job) = state.lanes.get_mut(index).and_then(Lane::pop) {
-            if let Next::Done(job) = state.advance(job, index, Instant::now(), None) {
+            if let Next::Done(job) = state.advance(job, index, Instant::now(), Hands::Full) {
                 done.push(job);
             }
         }
@@ -609,7 +645,7 @@ impl Watched for Arc<Shared> {
             lane.disabled = Some(format!("{MAX_ABANDONED} calls did not come back"));
         }
         state.workers = state.workers.saturating_sub(1);
-        if let Next::Done(done) = state.advance(job, index + 1, Instant::now(), None) {
+        if let Next::Done(done) = state.advance(job, index + 1, Instant::now(), Hands::Full) {
             (self.sink)(done.into_reply(&self.plugins, self.generation()));
         }
         if lost {
@@ -631,13 +667,4 @@ fn write_line(plugin: &str, ifname: &str, line: &Line) {
         };
     }
     write_at!(ERROR => error, WARN => warn, INFO => info, DEBUG => debug, TRACE => trace);
-}
-
-/// After a state was dropped: the allocator keeps freed pages of other threads' arenas until asked.
-fn give_memory_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: no arguments that could be wrong; it takes the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

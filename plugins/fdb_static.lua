@@ -1,0 +1,69 @@
+-- fdb_static: forwarding entries from a table, learning off.
+--
+-- For every network that the table mentions: source-address learning is off on its taps and its VXLAN device, and only
+-- the listed addresses are forwarded to. A row says where an address is:
+--   { network = "storage", mac = "fa:16:3e:00:00:05", tap = "tap1" }         behind a tap of this host
+--   { network = "storage", mac = "fa:16:3e:00:00:06", vtep = "192.0.2.12" }  behind another host (vxlan)
+-- `network` is an id or a name. The rows stand in the configuration, or in a file named in [policy.maps] (JSON, TOML or
+-- CSV with these columns). An address the mapping knows of a port (`mac` of [[port]]) is added by itself.
+--
+--   [policy.plugin.fdb_static]
+--   entries = [ { network = "storage", mac = "fa:16:3e:00:00:05", tap = "tap1" } ]
+--   map = "fdb"                         # [policy] maps = { fdb = "fdb.csv" }
+local function rows(network)
+  local found = {}
+  local listed = false
+  local function take(list)
+    for _, row in ipairs(list) do
+      if row.network == network.id or (network.name and row.network == network.name) then
+        listed = true
+        table.insert(found, row)
+      end
+    end
+  end
+  take(host.config.entries)
+  if host.config.map then take(host.map(host.config.map)) end
+  return listed and found or nil
+end
+
+local function given(text)
+  return text ~= nil and text ~= ""
+end
+
+return {
+  api = 1,
+  name = "fdb_static",
+  reads = { "link", "port", "network" },
+  schema = {
+    entries = { type = "list", default = {}, doc = "rows: network, mac, and tap or vtep" },
+    map = { type = "string", doc = "name of a table in [policy.maps] with the same columns" },
+  },
+
+  network = function(ctx)
+    local found = rows(ctx.network)
+    if not found or ctx.network.network_type ~= "vxlan" then return nil end
+    local fdb = {}
+    for _, row in ipairs(found) do
+      if given(row.vtep) then table.insert(fdb, { mac = row.mac, dst = row.vtep, kind = "unicast" }) end
+    end
+    return { vxlan = { learning = false }, fdb = fdb }
+  end,
+
+  port = function(ctx)
+    local found = ctx.network and rows(ctx.network)
+    if not found then return nil end
+    local fdb, known = {}, {}
+    local function add(mac)
+      local usual = host.net.mac_parse(mac) or mac
+      if not known[usual] then
+        known[usual] = true
+        table.insert(fdb, { mac = usual, kind = "static" })
+      end
+    end
+    for _, row in ipairs(found) do
+      if row.tap == ctx.link.name then add(row.mac) end
+    end
+    if ctx.port and ctx.port.mac then add(ctx.port.mac) end
+    return { port = { learning = false }, fdb = fdb }
+  end,
+}

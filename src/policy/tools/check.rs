@@ -1,0 +1,88 @@
+//! `tapwire policy check`: loads everything as the daemon would and says what it would run.
+
+use super::Report;
+use crate::config::PolicySettings;
+use crate::policy::generation::load;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Checks the plugins of `config`, or `paths` in their place.
+pub fn check(paths: &[PathBuf], config: &PolicySettings) -> Report {
+    let config = with_paths(paths, config);
+    let loaded = match load(&config, &BTreeMap::new()) {
+        Ok(loaded) => loaded,
+        Err(report) => return Report::wrong(report),
+    };
+    let mut report = Report::default();
+    for (number, member) in (1..).zip(&loaded.members) {
+        let plugin = &member.plugin;
+        let hooks: Vec<_> = plugin.hooks.iter().map(|hook| hook.word()).collect();
+        report.line(format!(
+            "{number}. {} ({}): {}",
+            plugin.name,
+            plugin.source.shown,
+            hooks.join(", ")
+        ));
+        if plugin.hooks.is_empty() {
+            report.line(format!(
+                "   warning: {} has no hook, it will never be asked",
+                plugin.name
+            ));
+        }
+        if let Some(reads) = &plugin.manifest.reads {
+            let parts: Vec<_> = reads.iter().map(|part| part.word()).collect();
+            report.line(format!(
+                "   reads {}: equal input is answered from memory",
+                parts.join(", ")
+            ));
+        }
+        let test = plugin.source.path.with_file_name(format!(
+            "{}_test.lua",
+            plugin
+                .source
+                .path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+        ));
+        if !test.exists() {
+            report.line(format!(
+                "   note: no {} beside it",
+                test.file_name().unwrap_or_default().to_string_lossy()
+            ));
+        }
+    }
+    for problem in &loaded.left_out {
+        report.line(format!("left out (required = false): {problem}"));
+    }
+    let count = loaded.members.len();
+    report.line(format!("{count} plugin{} ok", if count == 1 { "" } else { "s" }));
+    report
+}
+
+/// The configuration with other plugin files. Options of plugins that are not among them are left aside.
+pub fn with_paths(paths: &[PathBuf], config: &PolicySettings) -> PolicySettings {
+    let mut config = config.clone();
+    // A tool must not touch the daemon's state.
+    config.settings.remove("state");
+    if paths.is_empty() {
+        return config;
+    }
+    config.plugins = paths.to_vec();
+    let names: Vec<String> = crate::policy::plugin::source::expand(&config.plugins)
+        .unwrap_or_default()
+        .iter()
+        .map(|file| {
+            file.file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .map(|stem| crate::policy::plugin::manifest::name_from_stem(&stem).to_owned())
+        .collect();
+    config.plugin.retain(|name, _| names.contains(name));
+    if let Some(serde_json::Value::Object(limits)) = config.settings.get_mut("limits") {
+        limits.retain(|name, _| names.contains(name));
+    }
+    config
+}

@@ -1,0 +1,8 @@
+-- Raises nil.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    error()
+  end,
+}

@@ -1,0 +1,8 @@
+-- Looks for the debug library.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    return { alias = debug.traceback() }
+  end,
+}

@@ -1,0 +1,8 @@
+-- Changes the host table.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    host.config = {}
+  end,
+}

@@ -1,0 +1,8 @@
+-- Makes userdata.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    return newproxy(true)
+  end,
+}

@@ -1,0 +1,2 @@
+-- A version of the future.
+return { api = 99, port = function() end }

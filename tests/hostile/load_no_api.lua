@@ -1,0 +1,2 @@
+-- No API version.
+return { port = function() end }

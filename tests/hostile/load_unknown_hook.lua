@@ -1,0 +1,2 @@
+-- A misspelt hook.
+return { api = 1, prot = function() end }

@@ -1,0 +1,8 @@
+-- Loops for ever.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    while true do end
+  end,
+}

@@ -1,0 +1,8 @@
+-- Returns a function.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    return function() end
+  end,
+}

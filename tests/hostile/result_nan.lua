@@ -1,0 +1,8 @@
+-- 0/0 as MTU.
+return {
+  api = 1,
+  when = { tap = "evil*" },
+  port = function(ctx)
+    return { mtu = 0 / 0 }
+  end,
+}
