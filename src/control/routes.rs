@@ -372,7 +372,7 @@ async fn trace(
 
 async fn metrics(State(app): Daemon, Extension(who): Who) -> Result<Response, Failure> {
     let text = app.ask(who, Command::Metrics).await?;
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 

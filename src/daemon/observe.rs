@@ -1,20 +1,417 @@
-//! What the daemon shows of its work: explain, history, live streams, metrics.
+//! What the daemon shows of its work: the flight recorder, explain, live decisions, metrics.
+//!
+//! Fed from three places of the loop: each plan carried out, each note of the engine, each scrape. All of it is bounded
+//! and none of it waits; a reader of the live stream that does not keep up loses lines and is told how many.
 
 use super::reactor::Reactor;
-use crate::control::api::{Failure, FailureKind, Sink, Story};
+use crate::control::api::{
+    Delivery, Failure, FailureKind, PortState as Word, Sink, StepKind, Story, StoryStep,
+};
+use crate::desired::port::PortIntent;
+use crate::desired::segment::{Waiting, derive_segment};
+use crate::engine::Engine;
+use crate::engine::event::Done;
+use crate::engine::note::{Note, What};
+use crate::engine::state::{PortLabel, PortState, SegmentState, Tap};
+use crate::kernel::socket_usage;
+use crate::model::{Link, Time};
+use crate::observed::is_tap_kind;
+use crate::plan::Key;
+use crate::telemetry::clock;
+use crate::telemetry::explain::{self, Standing};
+use crate::telemetry::flight::{self, FlightRecorder, Kind, Step};
+use crate::telemetry::metrics::{Metrics, Snapshot, SocketState};
+use crate::telemetry::trace::{Decision, Filter};
 use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything that watches the loop.
+pub struct Observer {
+    pub(super) flight: FlightRecorder,
+    pub(super) metrics: Metrics,
+    sinks: Vec<Sink>,
+    /// CLOCK_MONOTONIC at the engine's time zero, microseconds.
+    clock_base_us: u64,
+}
+
+impl Observer {
+    pub fn new(state_directory: &Path) -> Self {
+        let mut flight = FlightRecorder::new(flight::DEFAULT_CAPACITY);
+        flight.dump_on_panic(state_directory);
+        Self {
+            flight,
+            metrics: Metrics::new(),
+            sinks: Vec::new(),
+            clock_base_us: clock::monotonic_us(),
+        }
+    }
+
+    /// A plan was carried out.
+    pub fn plan(&mut self, done: &Done, engine: &Engine, now: Time) {
+        let cause = done.plan.cause.0;
+        let (ifindex, name) = match &done.plan.key {
+            Key::Port(index) => (index.get(), engine.tap(*index).map(|tap| tap.name)),
+            Key::Network(_) | Key::Orphan(_) => (0, None),
+        };
+        let name = name.map(|n| n.to_text().into_owned()).unwrap_or_default();
+        for (step, result) in done.plan.steps.iter().zip(&done.results) {
+            let (errno, text) = match &result.outcome {
+                Ok(_) => (0, ""),
+                Err(failure) => (failure.errno, failure.message.as_str()),
+            };
+            self.metrics
+                .op(step.op.name(), errno, u64::from(result.elapsed_us));
+            self.flight.push(Step {
+                ifindex,
+                name: &name,
+                word: step.op.name(),
+                text,
+                errno: u16::try_from(errno).unwrap_or(u16::MAX),
+                elapsed_us: result.elapsed_us,
+                ..Step::new(Kind::Op, now.micros(), cause)
+            });
+        }
+        if !self.sinks.is_empty() {
+            self.stream(done, engine, ifindex, &name, now);
+        }
+    }
+
+    /// One decision, as `/v1/trace` streams it. Network plans are told under their bridge's name.
+    fn stream(&mut self, done: &Done, engine: &Engine, ifindex: u32, name: &str, now: Time) {
+        let elapsed: u64 = done.results.iter().map(|r| u64::from(r.elapsed_us)).sum();
+        let outcome = match done.results.iter().find_map(|r| r.outcome.as_ref().err()) {
+            Some(failure) => failure.message.clone(),
+            None => "ok".to_owned(),
+        };
+        let (ifindex, ifname, network) = match &done.plan.key {
+            Key::Port(index) => {
+                let network = engine
+                    .tap(*index)
+                    .and_then(|t| t.intent.network())
+                    .map(|n| n.as_str().into());
+                (ifindex, name.into(), network)
+            }
+            Key::Network(id) => {
+                let bridge = engine
+                    .desired()
+                    .network(id)
+                    .and_then(|n| engine.desired().bridge_name(n));
+                let link = bridge.and_then(|name| engine.observed().by_name(&name));
+                let name = bridge.map(|n| n.to_string()).unwrap_or_default();
+                (
+                    link.map_or(0, |l| l.index.get()),
+                    name.into(),
+                    Some(id.as_str().into()),
+                )
+            }
+            Key::Orphan(index) => {
+                let name = engine
+                    .observed()
+                    .link(*index)
+                    .map(|l| l.name.to_string())
+                    .unwrap_or_default();
+                (index.get(), name.into(), None)
+            }
+        };
+        let decision = Decision {
+            ts_us: self.clock_base_us + now.micros().saturating_sub(elapsed),
+            cause: done.plan.cause.0,
+            ifindex,
+            ifname,
+            network,
+            decision: done
+                .plan
+                .steps
+                .last()
+                .map_or("nothing", |step| step.op.name())
+                .into(),
+            ops: done.plan.steps.iter().map(|step| step.op.name().into()).collect(),
+            outcome: Some(outcome.into()),
+            elapsed_us: Some(elapsed),
+        };
+        match serde_json::to_string(&decision) {
+            Ok(line) => {
+                let line: Arc<str> = line.into();
+                self.sinks
+                    .retain_mut(|sink| sink.push(Arc::clone(&line)) != Delivery::Closed);
+            }
+            Err(error) => tracing::warn!(target: "telemetry", %error, "decision cannot be told"),
+        }
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        let (at, cause) = (note.at.micros(), note.cause.0);
+        let port_step =
+            |flight: &mut FlightRecorder, kind, port: &PortLabel, word: &str, text: &str, elapsed_us| {
+                flight.push(Step {
+                    ifindex: port.index.get(),
+                    name: &port.name.to_text(),
+                    word,
+                    text,
+                    elapsed_us,
+                    ..Step::new(kind, at, cause)
+                });
+            };
+        match &note.what {
+            What::TapAppeared { port } => port_step(&mut self.flight, Kind::Event, port, "new", "", 0),
+            What::TapGone { port } => port_step(&mut self.flight, Kind::Event, port, "gone", "", 0),
+            What::TapChanged { port, change } => {
+                let word = match change.master {
+                    Some((_, None)) => "released",
+                    Some((_, Some(_))) => "enslaved",
+                    None => "change",
+                };
+                port_step(&mut self.flight, Kind::Event, port, word, &change.to_string(), 0);
+            }
+            What::Mapped { port, by } => {
+                let network = port.network.as_ref().map_or("", |n| n.as_str());
+                port_step(&mut self.flight, Kind::Mapping, port, by, network, 0);
+            }
+            What::Port {
+                port,
+                state,
+                remark,
+                attach_us,
+            } => {
+                let text = match remark {
+                    Some(remark) => remark.to_string(),
+                    None => state.to_string(),
+                };
+                let elapsed = attach_us.map_or(0, |us| u32::try_from(us).unwrap_or(u32::MAX));
+                if *state == PortState::Attached
+                    && let Some(us) = attach_us
+                {
+                    self.metrics.attached(*us);
+                }
+                port_step(&mut self.flight, Kind::State, port, state.word(), &text, elapsed);
+            }
+            What::Resync { reason } => {
+                self.flight.push(Step {
+                    word: reason,
+                    ..Step::new(Kind::Resync, at, cause)
+                });
+            }
+            What::InSync { .. } => self.flight.push(Step {
+                word: "in sync",
+                ..Step::new(Kind::Resync, at, cause)
+            }),
+            What::Network { .. }
+            | What::Failed { .. }
+            | What::Pruned { .. }
+            | What::AddressesMoved { .. }
+            | What::Drift { .. } => {}
+        }
+    }
+}
 
 impl Reactor {
-    pub(super) fn explain(&self, _port: &str) -> Result<Story, Failure> {
-        Err(Failure::new(FailureKind::Unavailable, "no flight recorder yet"))
+    pub(super) fn explain(&self, port: &str) -> Result<Story, Failure> {
+        let target = crate::control::spec::PortTarget::parse(port)
+            .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+        let link = self.engine.observed().by_name(&target.tap);
+        let tap = link.and_then(|l| self.engine.tap(l.index));
+        let ifindex = link.map(|l| l.index.get());
+        let steps = self
+            .observer
+            .flight
+            .of_device(ifindex.unwrap_or(0), &target.tap.to_text());
+        if link.is_none() && steps.is_empty() {
+            return Err(
+                Failure::new(FailureKind::NotFound, format!("no link is named {}", target.tap)).hint(
+                    "it is looked at the moment it appears; `tapwire port list --all` shows what is there",
+                ),
+            );
+        }
+        let now = self.now().micros();
+        let lines = self.with_standing(link, tap, |standing| explain::story(&steps, standing));
+        let steps = lines.into_iter().map(|line| StoryStep {
+            at_us: line.at_us.unwrap_or(now),
+            cause: line.cause,
+            kind: match line.kind {
+                Kind::Event | Kind::Resync | Kind::Overrun => StepKind::Event,
+                Kind::Mapping => StepKind::Mapping,
+                Kind::Policy => StepKind::Policy,
+                Kind::Op => StepKind::Op,
+                Kind::State => StepKind::State,
+            },
+            text: line.text,
+            elapsed_us: line.elapsed_us,
+            ok: line.ok,
+        });
+        Ok(Story {
+            tap: target.tap.to_string(),
+            ifindex,
+            state: tap.map_or(Word::Unmanaged, |t| super::rows::port_word(&t.state)),
+            reason: tap.map(|t| t.state.to_string()).filter(|text| !text.is_empty()),
+            network: tap.and_then(|t| t.intent.network()).map(ToString::to_string),
+            steps: steps.collect(),
+        })
     }
-    pub(super) fn history(&self, _limit: usize) -> Vec<Value> {
-        Vec::new()
+
+    /// Where a tap stands, in the words of `explain`; borrowed data lives as long as the call.
+    fn with_standing<T>(
+        &self,
+        link: Option<&Link>,
+        tap: Option<&Tap>,
+        tell: impl FnOnce(&Standing<'_>) -> T,
+    ) -> T {
+        let desired = self.engine.desired();
+        let Some(link) = link else {
+            return tell(&Standing::NoSuchLink);
+        };
+        let Some(tap) = tap else {
+            if !is_tap_kind(&link.kind, &desired.taps.other_kinds) {
+                return tell(&Standing::KindNotMatched {
+                    kind: link.kind.name(),
+                });
+            }
+            let patterns: Vec<&str> = desired.taps.patterns.iter().map(|p| p.as_str()).collect();
+            return tell(&Standing::NameNotMatched {
+                patterns: &patterns.join(", "),
+            });
+        };
+        let retry_s = tap
+            .retry_at
+            .filter(|at| at.micros() != u64::MAX)
+            .map(|at| at.since(self.now()).as_secs());
+        let bridge_name = |want: &crate::desired::port::PortWant| {
+            desired
+                .network(&want.network)
+                .and_then(|n| desired.bridge_name(n))
+                .map(|n| n.to_string())
+                .unwrap_or_default()
+        };
+        let want = match &tap.intent {
+            PortIntent::Unmanaged => return tell(&Standing::IgnoredByPolicy),
+            PortIntent::Unmapped => return tell(&Standing::NoMapping),
+            PortIntent::UnknownNetwork(id) => {
+                return tell(&Standing::UnknownNetwork { network: id.as_str() });
+            }
+            PortIntent::Denied { plugin, reason } => return tell(&Standing::Denied { plugin, reason }),
+            PortIntent::Attach(want) => want,
+        };
+        let network = want.network.as_str();
+        let bridge = bridge_name(want);
+        match &tap.state {
+            PortState::Attached => tell(&Standing::Attached {
+                network,
+                bridge: &bridge,
+                up: link.up,
+                admin_state_up: want.admin_state_up,
+            }),
+            PortState::Conflict { bridge: holder, .. } if !holder.is_empty() => {
+                tell(&Standing::ForeignBridge { bridge: holder })
+            }
+            PortState::Conflict { .. } => tell(&Standing::Fight {
+                bridge: &bridge,
+                retry_s,
+            }),
+            PortState::Denied { plugin, reason } => tell(&Standing::Denied { plugin, reason }),
+            PortState::Configuring => tell(&Standing::Configuring),
+            PortState::Pending { .. } | PortState::Failed { .. } => {
+                match self.engine.segment(&want.network).map(|s| &s.state) {
+                    Some(SegmentState::Pending { .. }) => match self.waiting(&want.network) {
+                        Some(waiting) => tell(&Standing::NetworkWaits {
+                            network,
+                            waiting: &waiting,
+                        }),
+                        None => tell(&Standing::Configuring),
+                    },
+                    Some(SegmentState::Failed { error, .. }) => {
+                        tell(&Standing::NetworkFailed { network, error })
+                    }
+                    Some(SegmentState::Conflict { reason }) => {
+                        tell(&Standing::NetworkConflict { network, reason })
+                    }
+                    _ => match &tap.state {
+                        PortState::Failed { error, .. } => tell(&Standing::Failed {
+                            network,
+                            bridge: &bridge,
+                            error,
+                            retry_s,
+                        }),
+                        _ => tell(&Standing::WaitsForPolicy),
+                    },
+                }
+            }
+        }
     }
-    pub(super) fn subscribe(&mut self, _filter: Option<String>, _sink: Sink) -> Result<(), Failure> {
-        Err(Failure::new(FailureKind::Unavailable, "no live stream yet"))
+
+    fn waiting(&self, id: &crate::model::NetworkId) -> Option<Waiting> {
+        let network = self.engine.desired().network(id)?;
+        let verdict = self.engine.segment(id).and_then(|s| s.verdict.verdict());
+        derive_segment(self.engine.desired(), self.engine.observed(), network, verdict).err()
     }
+
+    pub(super) fn history(&self, limit: usize) -> Vec<Value> {
+        let skip = self.observer.flight.len().saturating_sub(limit);
+        // A step is made of plain fields: it always serialises.
+        self.observer
+            .flight
+            .steps()
+            .skip(skip)
+            .filter_map(|step| serde_json::to_value(step).ok())
+            .collect()
+    }
+
+    /// The filter is applied by the reader, which knows the events too.
+    pub(super) fn subscribe(&mut self, filter: Option<String>, sink: Sink) -> Result<(), Failure> {
+        if let Some(filter) = &filter {
+            Filter::parse(filter).map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+        }
+        self.observer.sinks.push(sink);
+        Ok(())
+    }
+
     pub(super) fn metrics(&self) -> Result<String, Failure> {
-        Err(Failure::new(FailureKind::Unavailable, "no metrics yet"))
+        let ports = self.engine.port_counts();
+        let counters = self.engine.counters();
+        let networks = |word: &'static str| {
+            let states = self
+                .engine
+                .desired()
+                .networks()
+                .map(|n| self.engine.network_state(n));
+            (word, states.filter(|state| state.word() == word).count() as u64)
+        };
+        let sockets = self.sockets().into_iter().filter_map(|(socket, portid)| {
+            let (drops, queued_bytes) = socket_usage(portid)?;
+            Some(SocketState {
+                socket,
+                drops,
+                queued_bytes,
+            })
+        });
+        let snapshot = Snapshot {
+            in_sync: self.engine.is_in_sync(),
+            config_ok: self.config_error.is_none(),
+            uptime_seconds: self.now().micros() / 1_000_000,
+            links: self.engine.observed().len() as u64,
+            ports: vec![
+                ("attached", ports.attached as u64),
+                ("pending", ports.pending as u64),
+                ("configuring", ports.configuring as u64),
+                ("failed", ports.failed as u64),
+                ("conflict", ports.conflict as u64),
+                ("denied", ports.denied as u64),
+                ("unmanaged", ports.unmanaged as u64),
+            ],
+            networks: ["idle", "pending", "configuring", "ready", "failed", "conflict"]
+                .map(networks)
+                .to_vec(),
+            events: counters.events,
+            overruns: counters.overruns,
+            resyncs: counters.resyncs,
+            decode_errors: counters.decode_errors,
+            queues: vec![("dirty", self.engine.dirty_keys() as u64)],
+            sockets: sockets.collect(),
+            flight_records: self.observer.flight.len() as u64,
+            flight_overwritten: self.observer.flight.overwritten(),
+        };
+        self.observer
+            .metrics
+            .encode(&snapshot)
+            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
     }
 }

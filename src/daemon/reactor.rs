@@ -6,6 +6,7 @@
 //! is two system calls and no waiting. No policy code runs here, no file is read between an event and its attach.
 
 use super::convert;
+use super::observe::Observer;
 use super::sources::{self, Told};
 use super::waiters::Waiters;
 use super::{Error, notify, report};
@@ -50,6 +51,7 @@ pub struct Reactor {
     pub(super) waiters: Waiters,
     pub(super) store: Option<Store>,
     watch: Option<Watch>,
+    pub(super) observer: Observer,
     ready: bool,
 }
 
@@ -59,6 +61,7 @@ impl Reactor {
         let links = Monitor::open(Subscription::Links, config.daemon.receive_buffer)?;
         let addresses = Monitor::open(Subscription::Addresses, ADDRESS_BUFFER)?;
         let (store, told) = sources::read_store(&config.daemon.state_directory);
+        let observer = Observer::new(&config.daemon.state_directory);
         let host = sources::host_identity();
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
@@ -87,6 +90,7 @@ impl Reactor {
             waiters: Waiters::default(),
             store,
             watch: None,
+            observer,
             ready: false,
         })
     }
@@ -143,6 +147,15 @@ impl Reactor {
         Ok(())
     }
 
+    /// Our netlink sockets by name, with their port ids.
+    pub(super) fn sockets(&self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("links", self.links.portid()),
+            ("addresses", self.addresses.portid()),
+            ("requests", self.executor.portid()),
+        ]
+    }
+
     pub(super) fn now(&self) -> Time {
         self.time_of(Instant::now())
     }
@@ -195,7 +208,10 @@ impl Reactor {
                         tracing::error!(target: "plan", %fault, "plan breaks a rule");
                     }
                 }
-                Event::Done(convert::execute(&mut self.executor, plan))
+                let done = convert::execute(&mut self.executor, plan);
+                let now = self.now();
+                self.observer.plan(&done, &self.engine, now);
+                Event::Done(done)
             }
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
@@ -312,6 +328,7 @@ impl Reactor {
     fn hand_out_notes(&mut self) {
         for note in self.engine.take_notes() {
             report::log(&note);
+            self.observer.note(&note);
             if matches!(note.what, What::InSync { .. }) && !self.ready {
                 self.ready = true;
                 notify::ready("in sync");

@@ -16,6 +16,13 @@ pub fn log(note: &Note) {
         What::TapGone { port } => {
             debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, "tap gone");
         }
+        What::TapChanged { port, change } => {
+            debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, %change, "tap changed");
+        }
+        What::Mapped { port, by } => {
+            let network = port.network.as_ref().map(ToString::to_string).unwrap_or_default();
+            debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, %network, by, "tap mapped");
+        }
         What::Port {
             port,
             state,

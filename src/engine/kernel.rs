@@ -1,7 +1,7 @@
 //! What the kernel and the sources tell, and whom it concerns.
 
 use super::event::Snapshot;
-use super::note::What;
+use super::note::{Note, TapChange, What};
 use super::state::{PortLabel, PortState, SegmentEntry, Tap};
 use super::{Engine, Mirror};
 use crate::desired::{Desired, port, segment};
@@ -48,7 +48,16 @@ impl Engine {
         let renamed = before.name != name;
         let left_or_joined = before.master != link.master;
         let prunable = Mark::read(link.alias.as_deref()).is_made();
+        let change = self.foreign_change(before, index);
         if let Some(tap) = self.taps.get_mut(&index) {
+            if let Some(change) = change {
+                let port = tap.label(index);
+                self.notes.push(Note {
+                    at: now,
+                    cause,
+                    what: What::TapChanged { port, change },
+                });
+            }
             if renamed {
                 tap.name = name;
                 // A new name is a new question.
@@ -68,6 +77,23 @@ impl Engine {
         if prunable && self.in_sync {
             self.schedule_prune(now);
         }
+    }
+
+    /// What somebody else changed on a tap of ours. The echoes of an operation of this epoch are none.
+    fn foreign_change(&self, before: &Link, index: Ifindex) -> Option<TapChange> {
+        let tap = self.taps.get(&index)?;
+        let link = self.observed.link(index)?;
+        if tap.touched == self.epoch {
+            return None;
+        }
+        let name = |master: Option<Ifindex>| master.and_then(|m| self.observed.link(m)).map(|l| l.name);
+        let change = TapChange {
+            name: (before.name != link.name).then_some((before.name, link.name)),
+            master: (before.master != link.master).then(|| (name(before.master), name(link.master))),
+            up: (before.up != link.up).then_some((before.up, link.up)),
+            mtu: (before.mtu != link.mtu).then_some((before.mtu, link.mtu)),
+        };
+        (change != TapChange::default()).then_some(change)
     }
 
     fn on_gone(&mut self, link: &Link, cause: CauseId, now: Time) {

@@ -4,12 +4,39 @@
 use super::state::{PortLabel, PortState, SegmentState};
 use crate::model::{LinkName, NetworkId, Time};
 use crate::plan::CauseId;
+use std::fmt;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     pub at: Time,
     pub cause: CauseId,
     pub what: What,
+}
+
+/// Old and new of what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TapChange {
+    pub name: Option<(LinkName, LinkName)>,
+    pub master: Option<(Option<LinkName>, Option<LinkName>)>,
+    pub up: Option<(bool, bool)>,
+    pub mtu: Option<(u32, u32)>,
+}
+
+impl fmt::Display for TapChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let up = |up: bool| if up { "up" } else { "down" };
+        let none = || "none".to_owned();
+        let name = |name: Option<LinkName>| name.map_or_else(none, |n| n.to_string());
+        let parts = [
+            self.name.map(|(a, b)| format!("name {a} -> {b}")),
+            self.master
+                .map(|(a, b)| format!("master {} -> {}", name(a), name(b))),
+            self.up.map(|(a, b)| format!("{} -> {}", up(a), up(b))),
+            self.mtu.map(|(a, b)| format!("mtu {a} -> {b}")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        f.write_str(&parts.join(", "))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +46,16 @@ pub enum What {
     },
     TapGone {
         port: PortLabel,
+    },
+    /// Somebody other than us changed it.
+    TapChanged {
+        port: PortLabel,
+        change: TapChange,
+    },
+    /// Where it belongs, and who says so ("port", "pattern", "policy").
+    Mapped {
+        port: PortLabel,
+        by: &'static str,
     },
     Port {
         port: PortLabel,

@@ -148,6 +148,14 @@ pub struct Tap {
 }
 
 impl Tap {
+    pub fn label(&self, index: Ifindex) -> PortLabel {
+        PortLabel {
+            index,
+            name: self.name,
+            network: self.intent.network().cloned(),
+        }
+    }
+
     pub fn new(name: LinkName, now: Time) -> Self {
         Self {
             name,

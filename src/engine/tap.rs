@@ -7,7 +7,7 @@ use super::state::{Asked, PortLabel, PortState, SegmentEntry, SegmentState};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::desired::verdict::PortVerdict;
 use crate::model::owned::Mark;
-use crate::model::{Ifindex, Link, NetworkId, Time};
+use crate::model::{Ifindex, Link, NetworkId, TapSelector, Time};
 use crate::plan::port::{Place, PortMemory, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
@@ -58,7 +58,17 @@ impl Engine {
             tap.intent = intent;
             tap.failures = 0;
             tap.refused_mtu = None;
+            if tap.intent.network() != previous.as_ref() && tap.intent.network().is_some() {
+                let port = tap.label(index);
+                let by = match self.desired.mapping_for(&port.name).map(|m| &m.tap) {
+                    Some(TapSelector::Exact(_)) => "port",
+                    Some(TapSelector::Pattern(_)) => "pattern",
+                    None => "policy",
+                };
+                self.note(now, cause, What::Mapped { port, by });
+            }
         }
+        let tap = self.taps.get(&index)?;
         let network = tap.intent.network().cloned();
         self.move_user(index, previous, network, cause, now);
         match self.taps.get(&index)?.intent.clone() {

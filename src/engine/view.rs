@@ -39,6 +39,10 @@ impl Engine {
     pub fn is_in_sync(&self) -> bool {
         self.in_sync && self.mirror == Mirror::Current && !self.pass_open
     }
+    /// Keys that wait to be looked at.
+    pub fn dirty_keys(&self) -> usize {
+        self.dirty_taps.len() + self.dirty_segments.len() + self.deferred.len()
+    }
     pub fn in_sync_since(&self) -> Option<Time> {
         self.in_sync_since
     }

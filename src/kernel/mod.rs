@@ -27,6 +27,7 @@ pub mod request;
 pub mod snapshot;
 mod socket;
 pub mod tuntap;
+mod usage;
 pub mod watch;
 pub mod wire;
 
@@ -37,3 +38,4 @@ pub use monitor::{Drained, Monitor, RxEvent, Subscription};
 pub use request::LinkKey;
 pub use snapshot::{Listing, Retry, Snapshot};
 pub use socket::Step;
+pub use usage::socket_usage;

@@ -82,6 +82,7 @@ pub struct Monitor {
     socket: AsyncFd<Socket>,
     buffer: Box<[u8]>,
     granted: usize,
+    portid: u32,
     foreign: u64,
 }
 
@@ -96,7 +97,10 @@ impl Monitor {
         socket
             .set_non_blocking(true)
             .map_err(io("setting the monitor socket non-blocking"))?;
-        socket.bind_auto().map_err(io("binding the monitor socket"))?;
+        let portid = socket
+            .bind_auto()
+            .map_err(io("binding the monitor socket"))?
+            .port_number();
         for group in subscription.groups() {
             socket
                 .add_membership(*group)
@@ -109,6 +113,7 @@ impl Monitor {
             socket,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             granted,
+            portid,
             foreign: 0,
         })
     }
@@ -117,6 +122,11 @@ impl Monitor {
     /// without CAP_NET_ADMIN).
     pub const fn granted_buffer(&self) -> usize {
         self.granted
+    }
+
+    /// Names this socket in `/proc/net/netlink`.
+    pub const fn portid(&self) -> u32 {
+        self.portid
     }
 
     /// Datagrams that did not come from the kernel, so far. They are dropped.

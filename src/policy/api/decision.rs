@@ -357,9 +357,7 @@ fn check_resolve(verdict: &ResolveVerdict) -> Result<(), Misshapen> {
     let id = verdict.segmentation_id.map(Whole::get);
     let problem = match verdict.network_type {
         None if inline => "`network_type` is missing",
-        Some(NetworkType::Vlan) if id.is_none_or(|id| id > 4094) => {
-            "vlan needs a `segmentation_id` 1..4094"
-        }
+        Some(NetworkType::Vlan) if id.is_none_or(|id| id > 4094) => "vlan needs a `segmentation_id` 1..4094",
         Some(NetworkType::Vxlan) if id.is_none() => "vxlan needs a `segmentation_id`",
         Some(NetworkType::Local | NetworkType::Flat) if id.is_some() => {
             "local and flat have no `segmentation_id`"

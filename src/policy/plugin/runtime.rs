@@ -134,7 +134,11 @@ impl Runtime {
     pub fn rest(&self) {
         let before = self.used_memory();
         let much = before > self.loaded_memory + KEPT_GARBAGE;
-        let collected = if much { self.lua.gc_collect() } else { self.lua.gc_step().map(|_| ()) };
+        let collected = if much {
+            self.lua.gc_collect()
+        } else {
+            self.lua.gc_step().map(|_| ())
+        };
         if let Err(error) = collected {
             tracing::warn!(%error, plugin_file = %self.shown, "garbage collection failed");
         }
