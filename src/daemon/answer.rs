@@ -1,24 +1,16 @@
 //! Answers to the control socket's commands.
 
 use super::reactor::Reactor;
-use super::{notify, rows, sources};
-use crate::config;
+use super::{rows, sources};
 use crate::control::api::{
-    BindRequest, Binding, Command, ConfigState, Counters, Failure, FailureKind, NetworkDetail, NetworkRow,
-    NetworkSpec, PeerRow, PlanRow, PortCounts, PortDetail, PortRow, ReloadReport, Reply, Request, Status,
+    Command, ConfigState, Counters, Failure, FailureKind, NetworkDetail, NetworkRow, PeerRow, PlanRow,
+    PortCounts, PortDetail, PortRow, Reply, Request, Status,
 };
 use crate::control::spec::PortTarget;
-use crate::desired::Desired;
 use crate::engine::event::Event;
 use crate::engine::state::{PortState, Tap};
-use crate::model::{Link, Network, NetworkId, PortMapping, TapSelector};
-use crate::source;
-use crate::source::record::{BindingRecord, NetworkRecord};
-use crate::source::store::Change;
+use crate::model::{Link, Network, NetworkId, TapSelector};
 use std::time::SystemTime;
-
-/// A reload may always detach this many.
-const FREE_DETACHES: usize = 10;
 
 fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
     // A client that has gone meanwhile needs no answer.
@@ -26,7 +18,7 @@ fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
 }
 
 impl Reactor {
-    pub(super) async fn answer(&mut self, request: Request) {
+    pub(super) fn answer(&mut self, request: Request) {
         let Request { command, peer } = request;
         if command.changes() {
             tracing::info!(target: "control", command = command.name(), uid = peer.uid, pid = peer.pid, "command");
@@ -36,26 +28,22 @@ impl Reactor {
             Command::PortList { all, reply } => send(reply, Ok(self.port_rows(all))),
             Command::PortShow { port, reply } => send(reply, self.port_detail(&port)),
             Command::PortBind { request, reply } => {
-                let answer = self.bind(request).await;
-                send(reply, answer);
+                self.bind(request, reply);
             }
             Command::PortUnbind { port, reply } => {
-                let answer = self.unbind(&port).await;
-                send(reply, answer);
+                self.unbind(port, reply);
             }
             Command::NetworkList(reply) => send(reply, Ok(self.network_rows())),
             Command::NetworkShow { network, reply } => send(reply, self.network_detail(&network)),
             Command::NetworkAdd { spec, reply } => {
-                let answer = self.add_network(spec).await;
-                send(reply, answer);
+                self.add_network(&spec, reply);
             }
             Command::NetworkDelete {
                 network,
                 force,
                 reply,
             } => {
-                let answer = self.delete_network(&network, force).await;
-                send(reply, answer);
+                self.delete_network(&network, force, reply);
             }
             Command::Plan(reply) => send(reply, Ok(self.plan_rows())),
             Command::Resync(reply) => {
@@ -69,16 +57,15 @@ impl Reactor {
                 self.waiters.look(&self.engine, now);
             }
             Command::Reload { force, reply } => {
-                let answer = self.reload(force).await;
-                send(reply, answer);
+                self.reload(force, Some(reply));
             }
             Command::Explain { port, reply } => send(reply, self.explain(&port)),
             Command::History { limit, reply } => send(reply, Ok(self.history(limit))),
             Command::TraceSubscribe { filter, sink, reply } => send(reply, self.subscribe(filter, sink)),
             Command::Metrics(reply) => send(reply, self.metrics()),
             Command::PolicyStatus(reply) => send(reply, Ok(self.policy_status())),
-            Command::PolicyReload { request, reply } => self.policy_reload(request, reply).await,
-            Command::PolicyRollback(reply) => self.policy_rollback(reply).await,
+            Command::PolicyReload { request, reply } => self.policy_reload(request, reply),
+            Command::PolicyRollback(reply) => self.policy_rollback(reply),
             Command::PolicyEval { port, reply } => self.policy_eval(&port, reply),
             Command::PolicyRecord { sink, reply } => send(reply, self.policy_record(sink)),
         }
@@ -122,8 +109,8 @@ impl Reactor {
             },
             config: ConfigState {
                 path: self.config_path.display().to_string(),
-                ok: self.config_error.is_none(),
-                error: self.config_error.clone(),
+                ok: self.config_error.is_none() && self.policy_error.is_none(),
+                error: self.config_error.clone().or_else(|| self.policy_error.clone()),
             },
             plugins: self.policy_status().plugins,
         }
@@ -193,69 +180,6 @@ impl Reactor {
         })
     }
 
-    async fn bind(&mut self, request: BindRequest) -> Result<Binding, Failure> {
-        let invalid =
-            |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
-        let target = PortTarget::parse(&request.port).map_err(invalid)?;
-        let network = self.find_network(&request.network)?.id.clone();
-        let tap = TapSelector::Exact(target.tap);
-        if let Some(origin) = sources::mapping_origin(&self.config, &tap) {
-            return Err(Failure::new(
-                FailureKind::Conflict,
-                format!("{} is mapped by {origin}", target.tap),
-            )
-            .hint("change it there; files are read again on SIGHUP"));
-        }
-        let mapping = PortMapping {
-            id: target.port,
-            tap,
-            network: network.clone(),
-            mac: None,
-            addresses: Vec::new(),
-            admin_state_up: true,
-        };
-        self.keep(Change::PutBinding(BindingRecord::from(&mapping)))
-            .await?;
-        self.told.mappings.retain(|m| m.tap != mapping.tap);
-        self.told.mappings.push(mapping.clone());
-        let now = self.now();
-        self.engine.handle(Event::SetMapping(Box::new(mapping)), now);
-        Ok(Binding {
-            port: request.port,
-            tap: target.tap.to_string(),
-            network: network.to_string(),
-        })
-    }
-
-    async fn unbind(&mut self, port: &str) -> Result<Binding, Failure> {
-        let invalid =
-            |error: crate::model::InvalidValue| Failure::new(FailureKind::Invalid, error.to_string());
-        let target = PortTarget::parse(port).map_err(invalid)?;
-        let tap = TapSelector::Exact(target.tap);
-        let Some(known) = self.told.mappings.iter().find(|m| m.tap == tap).cloned() else {
-            return Err(match sources::mapping_origin(&self.config, &tap) {
-                Some(origin) => Failure::new(
-                    FailureKind::Conflict,
-                    format!("{} is mapped by {origin}", target.tap),
-                )
-                .hint("take it out there; files are read again on SIGHUP"),
-                None => Failure::new(FailureKind::NotFound, format!("{} is not bound", target.tap)),
-            });
-        };
-        let key = BindingRecord::from(&known)
-            .key()
-            .map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
-        self.keep(Change::DeleteBinding { key }).await?;
-        self.told.mappings.retain(|m| m.tap != tap);
-        let now = self.now();
-        self.engine.handle(Event::RemoveMapping(tap), now);
-        Ok(Binding {
-            port: port.to_owned(),
-            tap: target.tap.to_string(),
-            network: known.network.to_string(),
-        })
-    }
-
     fn network_rows(&self) -> Vec<NetworkRow> {
         self.engine
             .desired()
@@ -265,7 +189,7 @@ impl Reactor {
     }
 
     /// By id, or by a name that only one network has.
-    fn find_network(&self, text: &str) -> Result<&Network, Failure> {
+    pub(super) fn find_network(&self, text: &str) -> Result<&Network, Failure> {
         let desired = self.engine.desired();
         if let Some(network) = NetworkId::new(text).ok().and_then(|id| desired.network(&id)) {
             return Ok(network);
@@ -311,59 +235,6 @@ impl Reactor {
         })
     }
 
-    async fn add_network(&mut self, spec: NetworkSpec) -> Result<NetworkRow, Failure> {
-        let network = spec.check().map_err(|errors| {
-            let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            Failure::new(FailureKind::Invalid, text.join("; "))
-        })?;
-        if let Some(origin) = sources::network_origin(&self.config, &network.id) {
-            return Err(Failure::new(
-                FailureKind::Conflict,
-                format!("network {} is told by {origin}", network.id),
-            ));
-        }
-        let others: Vec<Network> = self
-            .told
-            .networks
-            .values()
-            .filter(|n| n.id != network.id)
-            .cloned()
-            .collect();
-        config::fits(&self.config, &others, &network)
-            .map_err(|unfit| Failure::new(FailureKind::Conflict, unfit.to_string()))?;
-        self.keep(Change::PutNetwork(NetworkRecord::from(&network)))
-            .await?;
-        self.told.networks.insert(network.id.clone(), network.clone());
-        let now = self.now();
-        self.engine
-            .handle(Event::SetNetwork(Box::new(network.clone())), now);
-        Ok(rows::network(&self.engine, &network))
-    }
-
-    async fn delete_network(&mut self, text: &str, force: bool) -> Result<NetworkRow, Failure> {
-        let network = self.find_network(text)?.clone();
-        let row = rows::network(&self.engine, &network);
-        if let Some(origin) = sources::network_origin(&self.config, &network.id) {
-            return Err(Failure::new(
-                FailureKind::Conflict,
-                format!("network {} is told by {origin}", network.id),
-            )
-            .hint("take it out there; files are read again on SIGHUP"));
-        }
-        if row.ports > 0 && !force {
-            let error = format!("network {} has {} attached taps", network.id, row.ports);
-            return Err(Failure::new(FailureKind::Conflict, error).hint("--force detaches them"));
-        }
-        self.keep(Change::DeleteNetwork {
-            id: network.id.to_string(),
-        })
-        .await?;
-        self.told.networks.remove(&network.id);
-        let now = self.now();
-        self.engine.handle(Event::RemoveNetwork(network.id), now);
-        Ok(row)
-    }
-
     fn plan_rows(&self) -> Vec<PlanRow> {
         let planned = self.engine.preview();
         planned
@@ -379,89 +250,4 @@ impl Reactor {
             })
             .collect()
     }
-
-    pub(super) async fn reload_unasked(&mut self, reason: &'static str) {
-        tracing::info!(target: "config", reason, "reading the configuration again");
-        notify::reloading();
-        if let Err(failure) = self.reload(false).await {
-            tracing::error!(target: "config", error = %failure.error, "reload refused; the old configuration stays");
-        }
-        notify::ready("in sync");
-    }
-
-    /// Reads the files again; either all of it comes into force or nothing.
-    pub(super) async fn reload(&mut self, force: bool) -> Result<ReloadReport, Failure> {
-        let answer = self.try_reload(force).await;
-        self.config_error = answer.as_ref().err().map(|failure| failure.error.clone());
-        answer
-    }
-
-    async fn try_reload(&mut self, force: bool) -> Result<ReloadReport, Failure> {
-        let path = self.config_path.clone();
-        let began = SystemTime::now();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-        let config = loaded
-            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?
-            .map_err(|report| Failure::new(FailureKind::Invalid, report.to_string()))?;
-        let desired = sources::desired(&config, &self.told, &self.host);
-        self.guard_detaches(&config, &desired, force)?;
-        let report = ReloadReport {
-            files: config.files.len() as u64,
-            changes: sources::changes(&self.config, &config),
-        };
-        let policy_changed = config.policy != self.config.policy;
-        // What is open stays where it is until the next start.
-        let daemon = config::DaemonSettings {
-            prune_after: config.daemon.prune_after,
-            max_detach_percent: config.daemon.max_detach_percent,
-            ..self.config.daemon.clone()
-        };
-        self.config = config::Config { daemon, ..config };
-        self.engine.set_prune_after(self.config.daemon.prune_after);
-        let now = self.now();
-        self.engine.handle(Event::Desired(Box::new(desired)), now);
-        self.watch_files(began);
-        if policy_changed {
-            self.restart_policy();
-        }
-        tracing::info!(target: "config", files = report.files, changes = report.changes.len(), "configuration reloaded");
-        Ok(report)
-    }
-
-    /// `max_detach`: an emptied file must not cut a host's guests off.
-    fn guard_detaches(&self, config: &config::Config, desired: &Desired, force: bool) -> Result<(), Failure> {
-        let detached = self.engine.ports_detached_by(desired);
-        let attached = self.engine.port_counts().attached;
-        let allowed = (attached * usize::from(config.daemon.max_detach_percent) / 100).max(FREE_DETACHES);
-        if detached <= allowed || force {
-            return Ok(());
-        }
-        let error = format!(
-            "this configuration would detach {detached} of {attached} ports; max_detach allows {allowed}"
-        );
-        Err(Failure::new(FailureKind::Conflict, error)
-            .hint("`tapwire reload --force` applies it all the same"))
-    }
-
-    /// Writes to the store on a thread for that, so that a slow disk delays this client only.
-    async fn keep(&mut self, change: Change) -> Result<(), Failure> {
-        let directory = self.config.daemon.state_directory.clone();
-        let open = self.store.take();
-        let task = tokio::task::spawn_blocking(move || {
-            let store = match open {
-                Some(store) => store,
-                None => sources::open_store(&directory)?,
-            };
-            let result = store.apply(&[change]);
-            Ok::<_, source::Error>((store, result))
-        });
-        let lost = |error: tokio::task::JoinError| Failure::new(FailureKind::Internal, error.to_string());
-        let (store, result) = task.await.map_err(lost)?.map_err(|e| store_failure(&e))?;
-        self.store = Some(store);
-        result.map(|_| ()).map_err(|e| store_failure(&e))
-    }
-}
-
-fn store_failure(error: &source::Error) -> Failure {
-    Failure::new(FailureKind::Internal, super::convert::chain(error)).hint("nothing was changed")
 }

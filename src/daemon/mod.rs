@@ -4,6 +4,7 @@
 //! asks for, answers the control socket and hands notes to the log. It owns no rule about networks.
 
 mod answer;
+mod change;
 mod convert;
 mod lock;
 pub mod namespace;
@@ -46,6 +47,8 @@ pub enum Error {
     Kernel(#[from] kernel::Error),
     #[error("control socket")]
     Control(#[from] control::Error),
+    #[error("the plugins have errors")]
+    Policy(#[source] crate::policy::LoadReport),
     #[error("cannot start the event loop")]
     Runtime(#[source] io::Error),
 }

@@ -140,6 +140,31 @@ impl Observer {
         }
     }
 
+    /// A plugin answered.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one record, named at the call"
+    )]
+    pub fn policy_step(
+        &mut self,
+        now: Time,
+        index: crate::model::Ifindex,
+        name: &str,
+        plugin: &str,
+        hook: &str,
+        verdict: &str,
+        elapsed_us: u64,
+    ) {
+        self.flight.push(Step {
+            ifindex: index.get(),
+            name,
+            word: plugin,
+            text: &format!("{hook}: {verdict}"),
+            elapsed_us: u32::try_from(elapsed_us).unwrap_or(u32::MAX),
+            ..Step::new(Kind::Policy, now.micros(), 0)
+        });
+    }
+
     pub fn note(&mut self, note: &Note) {
         let (at, cause) = (note.at.micros(), note.cause.0);
         let port_step =

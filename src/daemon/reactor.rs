@@ -7,6 +7,7 @@
 
 use super::convert;
 use super::observe::Observer;
+use super::policy::Policy;
 use super::sources::{self, Told};
 use super::waiters::Waiters;
 use super::{Error, notify, report};
@@ -23,9 +24,11 @@ use crate::plan::forwarding::ForwardingHave;
 use crate::source::{self, store::Store, watch::Watch};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Datagrams read in one go: enough for a burst, few enough that actions get their turn.
 const READ_BUDGET: usize = 512;
@@ -33,6 +36,12 @@ const READ_BUDGET: usize = 512;
 const ACTION_BUDGET: usize = 32;
 /// The address socket's receive buffer: an address event is 1 KB or so, and a lost one is made good by a dump.
 const ADDRESS_BUFFER: usize = 1024 * 1024;
+
+/// Opened with the first thing to keep; used from background work only.
+pub(super) type SharedStore = Arc<Mutex<Option<Store>>>;
+
+/// What background work leaves to do on the loop.
+pub(super) type Continuation = Box<dyn FnOnce(&mut Reactor) + Send>;
 
 pub struct Reactor {
     pub(super) engine: Engine,
@@ -49,9 +58,13 @@ pub struct Reactor {
     pub(super) told: Told,
     pub(super) host: String,
     pub(super) waiters: Waiters,
-    pub(super) store: Option<Store>,
+    pub(super) store: SharedStore,
     watch: Option<Watch>,
     pub(super) observer: Observer,
+    pub(super) policy: Policy,
+    /// Why the plugins on disk are not those that run.
+    pub(super) policy_error: Option<String>,
+    jobs: JoinSet<Continuation>,
     ready: bool,
 }
 
@@ -66,6 +79,8 @@ impl Reactor {
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
         engine.handle(Event::SourcesInSync, Time::ZERO);
+        let policy = Policy::start(&config.policy).map_err(Error::Policy)?;
+        engine.handle(Event::PolicyChanged(policy.usage()), Time::ZERO);
         tracing::info!(
             target: "daemon",
             version = env!("CARGO_PKG_VERSION"),
@@ -88,9 +103,12 @@ impl Reactor {
             told,
             host,
             waiters: Waiters::default(),
-            store,
+            store: Arc::new(Mutex::new(store)),
             watch: None,
             observer,
+            policy,
+            policy_error: None,
+            jobs: JoinSet::new(),
             ready: false,
         })
     }
@@ -113,23 +131,32 @@ impl Reactor {
             if !idle {
                 // Between two turns of a storm the other inputs get a look, without waiting.
                 if let Ok(request) = commands.try_recv() {
-                    self.answer(request).await;
+                    self.answer(request);
                 }
                 continue;
             }
             let now = self.now();
-            let deadline = self.engine.next_deadline().map(|at| at.since(now));
+            let policy = self.policy.next_deadline();
+            let deadline = self
+                .engine
+                .next_deadline()
+                .into_iter()
+                .chain(policy)
+                .min()
+                .map(|at| at.since(now));
             // Every arm is cancel-safe: readiness, channel and signals lose nothing when dropped; sleeps are made anew.
             tokio::select! {
                 biased;
                 ready = self.links.readable() => ready?,
                 ready = self.addresses.readable() => ready?,
-                Some(request) = commands.recv() => self.answer(request).await,
+                reply = self.policy.reply() => self.on_reply(reply),
+                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.finish_job(done),
+                Some(request) = commands.recv() => self.answer(request),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => self.reload_unasked("SIGHUP").await,
+                _ = hangup.recv() => self.reload_unasked("SIGHUP"),
                 changed = changed(&mut self.watch) => match changed {
-                    Ok(()) => self.reload_unasked("a file changed").await,
+                    Ok(()) => self.reload_unasked("a file changed"),
                     Err(error) => {
                         tracing::warn!(target: "source", error = %convert::chain(&error), "files are no longer watched; use SIGHUP");
                         self.watch = None;
@@ -145,6 +172,19 @@ impl Reactor {
         notify::stopping();
         tracing::info!(target: "daemon", "stopping; every port stays attached");
         Ok(())
+    }
+
+    /// Runs `work` on a thread that may block; what it returns is run here when it is done. The loop goes on meanwhile.
+    pub(super) fn background(&mut self, work: impl FnOnce() -> Continuation + Send + 'static) {
+        self.jobs.spawn_blocking(work);
+    }
+
+    fn finish_job(&mut self, done: Result<Continuation, tokio::task::JoinError>) {
+        match done {
+            Ok(continuation) => continuation(self),
+            // Its client is told by the dropped reply.
+            Err(error) => tracing::error!(target: "daemon", %error, "background work failed"),
+        }
     }
 
     /// Our netlink sockets by name, with their port ids.
@@ -179,11 +219,14 @@ impl Reactor {
             self.carry_out(action).await;
             acted += 1;
         }
-        if acted > 0 || drained == Drained::Budget {
+        let answered = self.take_replies();
+        if acted > 0 || answered || drained == Drained::Budget {
             return Ok(false);
         }
+        self.run_policy_timers();
         self.hand_out_notes();
-        Ok(true)
+        // Notes may have asked hooks that answer at once, timers may have made keys dirty.
+        Ok(!self.take_replies() && self.engine.dirty_keys() == 0)
     }
 
     fn read_links(&mut self) -> Result<Drained, Error> {
@@ -216,16 +259,8 @@ impl Reactor {
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
-            Action::AskPort { index, ticket } => Event::PortVerdict {
-                index,
-                ticket,
-                verdict: Box::default(),
-            },
-            Action::AskNetwork { network, ticket } => Event::NetworkVerdict {
-                network,
-                ticket,
-                verdict: Box::default(),
-            },
+            Action::AskPort { index, ticket } => return self.ask_port(index, ticket),
+            Action::AskNetwork { network, ticket } => return self.ask_network(&network, ticket),
         };
         let now = self.now();
         self.engine.handle(event, now);
@@ -329,6 +364,7 @@ impl Reactor {
         for note in self.engine.take_notes() {
             report::log(&note);
             self.observer.note(&note);
+            self.tell_policy(&note);
             if matches!(note.what, What::InSync { .. }) && !self.ready {
                 self.ready = true;
                 notify::ready("in sync");

@@ -287,7 +287,9 @@ fn derive_vxlan(
         link,
         dstport: settings.dstport(),
         ttl: verdict.and_then(|v| v.vxlan_ttl).or(settings.ttl).unwrap_or(0),
-        tos: settings.effective_tos(),
+        tos: verdict
+            .and_then(|v| v.vxlan_tos)
+            .unwrap_or_else(|| settings.effective_tos()),
         learning: verdict
             .and_then(|v| v.vxlan_learning)
             .unwrap_or(!settings.l2_population),

@@ -32,6 +32,7 @@ pub struct NetworkVerdict {
     pub uplink_mtu: Option<Mtu>,
     pub bridge: BridgeAttributes,
     pub vxlan_ttl: Option<u8>,
+    pub vxlan_tos: Option<u8>,
     pub vxlan_learning: Option<bool>,
     pub flood: Vec<FdbEntry>,
 }

@@ -6,6 +6,7 @@ use crate::desired::Desired;
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::port::{PortIntent, derive_port, is_managed};
 use crate::desired::segment::{UplinkWant, derive_segment};
+use crate::desired::verdict::PortVerdict;
 use crate::model::{Ifindex, Link, Network, NetworkId, Time};
 use crate::observed::{Observed, is_tap_kind};
 use crate::plan::forwarding::plan_forwarding;
@@ -114,6 +115,34 @@ impl Engine {
                     })
             })
             .count()
+    }
+
+    /// What attaching this tap would take with this verdict, for `admit`.
+    pub fn preview_port(
+        &self,
+        index: Ifindex,
+        verdict: &PortVerdict,
+        network: Option<&NetworkId>,
+    ) -> Vec<Op> {
+        let verdict = PortVerdict {
+            network: network.cloned(),
+            ..verdict.clone()
+        };
+        let plan = || {
+            let link = self.observed.link(index)?;
+            let PortIntent::Attach(want) = derive_port(&self.desired, link, Some(&verdict)) else {
+                return None;
+            };
+            let network = self.desired.network(&want.network)?;
+            let segment = derive_segment(&self.desired, &self.observed, network, None).ok()?;
+            let name = segment.bridge.name;
+            let bridge = self
+                .observed
+                .by_name(&name)
+                .map_or(LinkRef { name, index: None }, reference);
+            Some(plan_port(&want, segment.mtu, link, bridge, PortMemory::default()))
+        };
+        plan().unwrap_or_default()
     }
 
     /// What a full pass would do now; nothing is done. Devices that the plan itself would make appear by name.

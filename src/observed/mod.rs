@@ -84,6 +84,14 @@ impl Observed {
         let index = self.addresses.get(&address)?.first()?;
         self.links.get(index)
     }
+    /// The addresses of a link that are not link-local, IPv4 first.
+    pub fn addresses_of(&self, index: Ifindex) -> impl Iterator<Item = IpAddr> {
+        let on = self
+            .addresses
+            .iter()
+            .filter(move |(address, on)| !is_link_local(**address) && on.contains(&index));
+        on.map(|(address, _)| *address)
+    }
     /// Addresses on a link that are not link-local.
     pub fn has_address(&self, index: Ifindex) -> bool {
         self.addresses

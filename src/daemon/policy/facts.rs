@@ -1,0 +1,158 @@
+//! What hooks are given: the engine's knowledge in the words of `policy::api::Context`.
+
+use crate::desired::segment::{UplinkWant, derive_segment};
+use crate::engine::Engine;
+use crate::model::{Ifindex, Network, NetworkId, Segment};
+use crate::policy::api::context::{
+    Bridge, Current, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason, Uplink,
+};
+use crate::policy::api::{Context, Hook};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The context of a hook about one tap. `network` overrides the mapping's (after `resolve`).
+pub fn of_port(
+    engine: &Engine,
+    index: Ifindex,
+    hook: Hook,
+    network: Option<&NetworkId>,
+    host: &Arc<HostFacts>,
+) -> Option<Context> {
+    let link = engine.observed().link(index)?;
+    let name = |index: Option<Ifindex>| {
+        index
+            .and_then(|i| engine.observed().link(i))
+            .map(|l| l.name.to_string())
+    };
+    let mapping = engine.desired().mapping_for(&link.name);
+    let known = network.and_then(|id| engine.desired().network(id));
+    let flags = link.port.unwrap_or_default();
+    let fdb = engine
+        .tap(index)
+        .map(|tap| tap.fdb.as_slice())
+        .unwrap_or_default();
+    Some(Context {
+        hook,
+        now: now(),
+        reason: match engine.tap(index) {
+            Some(tap) if tap.attach_us.is_none() => Reason::New,
+            _ => Reason::Change,
+        },
+        link: Some(Link {
+            ifindex: index.get(),
+            name: link.name.to_string(),
+            mac: link.mac.map(|m| m.to_string()),
+            mtu: link.mtu,
+            kind: link.kind.name().to_owned(),
+            alias: link.alias.as_deref().map(str::to_owned),
+            operstate: None,
+            up: link.up,
+            master: name(link.master),
+            netns: None,
+        }),
+        port: mapping.map(|m| Port {
+            id: m.id.as_ref().map(ToString::to_string),
+            mac: m.mac.map(|mac| mac.to_string()),
+            addresses: m.addresses.iter().map(ToString::to_string).collect(),
+            admin_state_up: m.admin_state_up,
+        }),
+        network: known.map(|n| Arc::new(network_facts(n))),
+        uplink: known.and_then(|n| uplink(engine, n)).map(Arc::new),
+        bridge: known.and_then(|n| bridge(engine, n)),
+        current: Some(Current {
+            mtu: Some(link.mtu),
+            port: flags.words().map(|(word, on)| (word.to_owned(), on)).collect(),
+            fdb: fdb
+                .iter()
+                .map(|mac| FdbRow {
+                    mac: mac.to_string(),
+                    dst: None,
+                    vlan: None,
+                })
+                .collect(),
+        }),
+        host: Arc::clone(host),
+        ..Context::default()
+    })
+}
+
+pub fn of_network(engine: &Engine, network: &Network, host: &Arc<HostFacts>) -> Context {
+    Context {
+        hook: Hook::Network,
+        now: now(),
+        network: Some(Arc::new(network_facts(network))),
+        uplink: uplink(engine, network).map(Arc::new),
+        bridge: bridge(engine, network),
+        host: Arc::clone(host),
+        ..Context::default()
+    }
+}
+
+pub fn of_timer(host: &Arc<HostFacts>) -> Context {
+    Context {
+        hook: Hook::Tick,
+        now: now(),
+        host: Arc::clone(host),
+        ..Context::default()
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
+}
+
+fn network_facts(network: &Network) -> NetworkFacts {
+    NetworkFacts {
+        id: network.id.to_string(),
+        name: network.name.as_deref().map(str::to_owned),
+        network_type: match network.segment {
+            Segment::Local => NetworkType::Local,
+            Segment::Flat { .. } => NetworkType::Flat,
+            Segment::Vlan { .. } => NetworkType::Vlan,
+            Segment::Vxlan { .. } => NetworkType::Vxlan,
+        },
+        segmentation_id: network.segment.segmentation_id(),
+        physical_network: network.segment.physical().map(ToString::to_string),
+        mtu: network.mtu.map(|m| m.get()),
+        tags: std::collections::BTreeMap::new(),
+    }
+}
+
+/// The link that carries the segment off the host; for VXLAN the underlay below the device.
+fn uplink(engine: &Engine, network: &Network) -> Option<Uplink> {
+    let want = derive_segment(engine.desired(), engine.observed(), network, None).ok()?;
+    let index = match want.uplink {
+        UplinkWant::None => return None,
+        UplinkWant::Flat { index, .. } => index,
+        UplinkWant::Vlan { parent_index, .. } => parent_index,
+        UplinkWant::Vxlan { attributes, .. } => attributes.link?,
+    };
+    let link = engine.observed().link(index)?;
+    let address = |v4: bool| {
+        engine
+            .observed()
+            .addresses_of(index)
+            .find(|a| a.is_ipv4() == v4)
+            .map(|a| a.to_string())
+    };
+    Some(Uplink {
+        name: link.name.to_string(),
+        mtu: link.mtu,
+        up: link.up,
+        addr4: address(true),
+        addr6: address(false),
+    })
+}
+
+fn bridge(engine: &Engine, network: &Network) -> Option<Bridge> {
+    let link = engine
+        .observed()
+        .by_name(&engine.desired().bridge_name(network)?)?;
+    Some(Bridge {
+        name: link.name.to_string(),
+        mtu: link.mtu,
+        ports: u32::try_from(engine.observed().port_count(link.index)).unwrap_or(u32::MAX),
+    })
+}
