@@ -9,6 +9,7 @@ pub mod filter;
 pub mod join;
 mod key;
 pub mod live;
+mod objects;
 mod resync;
 pub mod state;
 pub mod text;

@@ -3,15 +3,14 @@
 //! Invariant: one message in, one event out; nothing is merged or left out here (filters and printing come later).
 //! Objects the kernel removes without saying so (IPv4 routes of a device that went down, everything of a device that
 //! is gone) are forgotten silently, so that their return is "new" again.
+//!
+//! Length: the table and the device half of the comparison, which share every field; the rest is split off already.
 
 use super::event::{Cause, Change, Object, TraceEvent, Value, Word};
 use super::fields::{self, Facts, Field, show};
-use super::key::{Key, Name, kind_of};
+use super::key::{Key, Name};
 use super::resync::Seen;
-use crate::kernel::watch::{
-    Body, Head, LinkFacts, NeighbourFacts, Notice, PortFacts, RouteFacts, Undecodable, Verb,
-};
-use crate::kernel::watch::{decode, notice::AddressFacts};
+use crate::kernel::watch::{Body, Head, LinkFacts, Notice, PortFacts, Undecodable, Verb, decode};
 use crate::model::Mac;
 use crate::model::owned::Mark;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -307,121 +306,6 @@ impl Tracer {
         }
     }
 
-    fn address(&mut self, verb: Verb, facts: &AddressFacts) -> Told {
-        let key = Key {
-            owner: facts.index,
-            name: Name::Address(facts.address, facts.prefix_len),
-        };
-        self.object(verb, key, facts.index, fields::address(facts))
-    }
-
-    fn route(&mut self, verb: Verb, facts: &RouteFacts, flags: u16) -> Told {
-        let single = match facts.hops.as_slice() {
-            [hop] => hop.index,
-            _ => None,
-        };
-        let mut key = Key {
-            owner: single.unwrap_or(0),
-            name: Name::Route {
-                family: facts.family,
-                table: facts.table,
-                destination: facts.destination,
-                prefix_len: facts.prefix_len,
-                tos: facts.tos,
-                priority: facts.priority,
-            },
-        };
-        let index = key.owner;
-        let flags = i32::from(flags);
-        let v6 = i32::from(facts.family) == libc::AF_INET6;
-        // The same route by another way: said by flag when it is replaced; IPv6 says "append" when one more hop makes a
-        // multipath route of it. A removal may name another way than the one last told.
-        let moves = match verb {
-            Verb::Present => flags & libc::NLM_F_REPLACE != 0 || (v6 && flags & libc::NLM_F_APPEND != 0),
-            Verb::Removed => true,
-        };
-        let mut before = None;
-        if moves && !self.objects.contains_key(&key) {
-            let elsewhere = self.devices.keys().copied().chain([0]).find(|owner| {
-                self.objects.contains_key(&Key {
-                    owner: *owner,
-                    name: key.name.clone(),
-                })
-            });
-            if let Some(owner) = elsewhere {
-                let old = Key {
-                    owner,
-                    name: key.name.clone(),
-                };
-                match verb {
-                    Verb::Present => before = self.objects.remove(&old),
-                    Verb::Removed => key.owner = owner,
-                }
-            }
-        }
-        if let Some(before) = before {
-            self.objects.insert(key.clone(), before);
-        }
-        self.object(verb, key, index, fields::route(facts))
-    }
-
-    fn neighbour(&mut self, verb: Verb, facts: &NeighbourFacts) -> Told {
-        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        if i32::from(facts.family) != libc::AF_BRIDGE {
-            let key = Key {
-                owner: facts.index,
-                name: Name::Neighbour(facts.address.unwrap_or(unspecified)),
-            };
-            return self.object(verb, key, facts.index, fields::neighbour(facts));
-        }
-        let mac = facts.mac.unwrap_or(Mac::ZERO);
-        let several = mac.is_zero() || mac.is_multicast();
-        let key = Key {
-            owner: facts.master.unwrap_or(facts.index),
-            name: Name::Fdb {
-                mac,
-                vlan: facts.vlan,
-                vni: facts.vni,
-                remote: facts.address.filter(|_| several),
-            },
-        };
-        self.object(verb, key, facts.index, fields::fdb(facts))
-    }
-
-    fn object(&mut self, verb: Verb, key: Key, index: u32, facts: Facts) -> Told {
-        let (object, family) = kind_of(&key.name);
-        let shown = Some(key.name.to_string().into());
-        let (word, diff) = match verb {
-            Verb::Present => {
-                if let Some(seen) = &mut self.seen {
-                    seen.objects.insert(key.clone());
-                }
-                let old = self.objects.get(&key);
-                let word = if old.is_some() { Word::Change } else { Word::New };
-                let mut diff = self.diff(old.map_or(&[], Vec::as_slice), &facts);
-                // On whose line the entry is shown is said already, unless it moved.
-                if word == Word::New {
-                    diff.retain(|change| change.field != "dev");
-                }
-                self.objects.insert(key, facts);
-                (word, diff)
-            }
-            Verb::Removed => {
-                self.objects.remove(&key);
-                (Word::Gone, Vec::new())
-            }
-        };
-        Told {
-            word,
-            object,
-            family,
-            index,
-            key: shown,
-            diff,
-            left: None,
-        }
-    }
-
     /// A device first heard of by another message than its own.
     fn introduce(&mut self, index: u32, name: Option<String>) {
         let name = name.unwrap_or_default().into();
@@ -476,7 +360,7 @@ impl Tracer {
     }
 
     /// Fields of `new` that differ, in their order, then those only `old` has.
-    fn diff(&self, old: &[(&'static str, Field)], new: &[(&'static str, Field)]) -> Vec<Change> {
+    pub(super) fn diff(&self, old: &[(&'static str, Field)], new: &[(&'static str, Field)]) -> Vec<Change> {
         let find = |facts: &[(&'static str, Field)], name| {
             facts
                 .iter()
