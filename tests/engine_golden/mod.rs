@@ -70,7 +70,13 @@ fn report(host: &mut Host, text: &mut String) {
 }
 
 fn say(note: &Note) -> Option<String> {
-    let with = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
+    let with = |text: &str| {
+        if text.is_empty() {
+            String::new()
+        } else {
+            format!(": {text}")
+        }
+    };
     Some(match &note.what {
         What::TapAppeared { .. } => return None,
         What::TapGone { port } => format!("{} is gone", port.name),
@@ -108,14 +114,26 @@ fn final_state(host: &Host, text: &mut String) {
     for (index, tap) in host.engine.taps() {
         let remark = tap.remark.as_ref().map_or(String::new(), |r| format!(" ({r})"));
         let reason = tap.state.to_string();
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        line(format!("{} #{index} {}{reason}{remark}", tap.name, tap.state.word()));
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
+        line(format!(
+            "{} #{index} {}{reason}{remark}",
+            tap.name,
+            tap.state.word()
+        ));
     }
     line("= networks".to_owned());
     for network in host.engine.desired().networks() {
         let state = host.engine.network_state(network);
         let reason = state.to_string();
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
         line(format!("{} {}{reason}", network.id, state.word()));
     }
     line("= devices".to_owned());
@@ -125,11 +143,13 @@ fn final_state(host: &Host, text: &mut String) {
     if !host.kernel.routes.is_empty() {
         line("= routes".to_owned());
         for route in &host.kernel.routes {
-            line(tapwire::plan::op::Op::Route {
-                action: tapwire::plan::op::ListAction::Add,
-                record: Box::new(route.clone()),
-            }
-            .to_string());
+            line(
+                tapwire::plan::op::Op::Route {
+                    action: tapwire::plan::op::ListAction::Add,
+                    record: Box::new(route.clone()),
+                }
+                .to_string(),
+            );
         }
     }
     line("= plan".to_owned());
@@ -168,7 +188,11 @@ fn each_scenario_goes_as_written() {
             wrong.push(format!("{name}:\n{}", difference(&known, &text)));
         }
     }
-    assert!(only.is_empty() && cases.len() >= 25 || !only.is_empty(), "{} cases", cases.len());
+    assert!(
+        only.is_empty() && cases.len() >= 25 || !only.is_empty(),
+        "{} cases",
+        cases.len()
+    );
     assert!(
         wrong.is_empty(),
         "{} of {} scenarios differ (TAPWIRE_BLESS=1 rewrites them):\n{}",
@@ -192,7 +216,12 @@ fn difference(expected: &str, actual: &str) -> String {
             .map(|line| format!("  {mark} {line}\n"))
             .collect::<String>()
     };
-    format!("  line {}:\n{}{}", same + 1, part(expected, '-'), part(actual, '+'))
+    format!(
+        "  line {}:\n{}{}",
+        same + 1,
+        part(expected, '-'),
+        part(actual, '+')
+    )
 }
 
 /// A bridge, tap or uplink is what everybody means by it.

@@ -12,8 +12,8 @@ use tapwire::desired::verdict::{Denial, PortVerdict};
 use tapwire::engine::event::{Event, PolicyUse};
 use tapwire::kernel::Refusal;
 use tapwire::model::{
-    BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector, Vid,
-    VlanAttributes, VxlanAttributes,
+    BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
+    Vid, VlanAttributes, VxlanAttributes,
 };
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::op::ListAction;
@@ -34,6 +34,9 @@ pub enum Step {
     Set(Box<Change>),
     Delete {
         name: String,
+        /// A bridge: the program hears of the first port before the bridge is gone.
+        #[serde(default)]
+        slowly: bool,
     },
     Address {
         dev: String,
@@ -194,7 +197,9 @@ pub struct Mac48(Mac);
 impl TryFrom<String> for Mac48 {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(Mac48).map_err(|e: tapwire::model::InvalidValue| e.to_string())
+        text.parse()
+            .map(Mac48)
+            .map_err(|e: tapwire::model::InvalidValue| e.to_string())
     }
 }
 
@@ -209,9 +214,13 @@ impl Step {
             Step::Restart => host.restart(),
             Step::Link(new) => new.make(&mut host.kernel).expect("the device"),
             Step::Set(change) => change.make(&mut host.kernel).expect("the change"),
-            Step::Delete { name } => {
+            Step::Delete { name, slowly } => {
                 let index = index(&host.kernel, &name);
-                host.kernel.delete(index).expect("the deletion");
+                if slowly {
+                    host.kernel.delete_slowly(index);
+                } else {
+                    host.kernel.delete(index).expect("the deletion");
+                }
             }
             Step::Address { dev, add, del, flags } => {
                 let index = index(&host.kernel, &dev);
@@ -232,7 +241,9 @@ impl Step {
                     dst: Some(dst),
                 };
                 let index = index(&host.kernel, &dev);
-                host.kernel.fdb(ListAction::Append, index, entry, false).expect("the entry");
+                host.kernel
+                    .fdb(ListAction::Append, index, entry, false)
+                    .expect("the entry");
             }
             Step::Bind {
                 tap,

@@ -33,7 +33,11 @@ impl Kernel {
             (ListAction::Delete, None) => refuse(libc::EADDRNOTAVAIL, ""),
             (ListAction::Delete, Some(at)) => {
                 let gone = device.addresses.remove(at);
-                let first = !device.addresses.iter().take(at).any(|other| same_subnet(other, &gone));
+                let first = !device
+                    .addresses
+                    .iter()
+                    .take(at)
+                    .any(|other| same_subnet(other, &gone));
                 // Without promote_secondaries a primary takes the secondaries of its subnet along (`__inet_del_ifa`).
                 let along: Vec<AddressRecord> = if six || !first {
                     Vec::new()
@@ -149,7 +153,9 @@ fn same_subnet(a: &AddressRecord, b: &AddressRecord) -> bool {
 fn covers(record: &AddressRecord, ip: IpAddr) -> bool {
     match (address_of(record), ip) {
         (Some(IpAddr::V4(have)), IpAddr::V4(ip)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(record.prefix_len)).unwrap_or(0);
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(record.prefix_len))
+                .unwrap_or(0);
             u32::from(have) & mask == u32::from(ip) & mask
         }
         (Some(IpAddr::V6(have)), IpAddr::V6(ip)) => {

@@ -129,7 +129,10 @@ impl Kernel {
             return refuse(libc::EEXIST, "VLAN device already exists");
         }
         if birth.mtu.is_some_and(|mtu| mtu > parent.link.mtu) {
-            return refuse(libc::EINVAL, "VLAN device MTU can't exceed MTU of the lower device");
+            return refuse(
+                libc::EINVAL,
+                "VLAN device MTU can't exceed MTU of the lower device",
+            );
         }
         Ok(())
     }
@@ -198,6 +201,22 @@ impl Kernel {
         self.devices.remove(&index);
         self.links.push_back(Change::Removed(index));
         Ok(())
+    }
+
+    /// Deleting a bridge lets its ports go one by one, each with an RCU grace period; who reads the first message meanwhile
+    /// and answers it gets its answer (here: from `finish_deletion`) when the bridge is gone.
+    pub fn delete_slowly(&mut self, bridge: Ifindex) {
+        if let Some(first) = self.ports_of(bridge).first() {
+            self.leave(*first);
+        }
+        self.dying = Some(bridge);
+    }
+
+    pub(super) fn finish_deletion(&mut self) -> Answer {
+        match self.dying.take() {
+            Some(bridge) => self.delete(bridge),
+            None => Ok(()),
+        }
     }
 
     /// `IFLA_MASTER`. Another bridge's port is moved silently; the same master again is free.
@@ -352,7 +371,10 @@ impl Kernel {
         if device.link.up == up {
             return Ok(());
         }
-        let parent = device.link.parent.filter(|_| matches!(device.link.kind, LinkKind::Vlan(_)));
+        let parent = device
+            .link
+            .parent
+            .filter(|_| matches!(device.link.kind, LinkKind::Vlan(_)));
         if up && parent.and_then(|p| self.device(p)).is_some_and(|p| !p.link.up) {
             return refuse(libc::ENETDOWN, "");
         }

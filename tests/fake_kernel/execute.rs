@@ -84,7 +84,13 @@ impl Kernel {
         }
         let mut undo_failures = Vec::new();
         if let Some(failed) = results.iter().position(|r| r.outcome.is_err()) {
-            for undo in plan.steps.iter().take(failed).rev().filter_map(|s| s.undo.as_ref()) {
+            for undo in plan
+                .steps
+                .iter()
+                .take(failed)
+                .rev()
+                .filter_map(|s| s.undo.as_ref())
+            {
                 if let Err(failure) = self.one(undo, &mut made, faults, told) {
                     undo_failures.push(format!("{undo}: {}", failure.message));
                 }
@@ -144,6 +150,7 @@ impl Kernel {
                 return refuse(libc::ENODEV, &format!("{} is another one now", link.name));
             }
         }
+        self.finish_deletion()?;
         self.request(op, made)?;
         if let Some(name) = created_name(op)
             && let Some(device) = self.by_name(&name)
@@ -276,16 +283,16 @@ impl Kernel {
 }
 
 fn stops(result: &StepResult) -> bool {
-    !matches!(
-        result.outcome,
-        Ok(Applied::Done | Applied::Created(_))
-    )
+    !matches!(result.outcome, Ok(Applied::Done | Applied::Created(_)))
 }
 
 fn resolve(link: &LinkRef, made: &Made) -> Answer<Ifindex> {
     match link.index.or_else(|| made.get(&link.name).copied()) {
         Some(index) => Ok(index),
-        None => refuse(libc::EFAULT, &format!("{} is not created by this plan", link.name)),
+        None => refuse(
+            libc::EFAULT,
+            &format!("{} is not created by this plan", link.name),
+        ),
     }
 }
 

@@ -65,7 +65,13 @@ impl Kernel {
         }
     }
 
-    pub fn neighbour(&mut self, action: ListAction, index: Ifindex, entry: NeighbourEntry, ours: bool) -> Answer {
+    pub fn neighbour(
+        &mut self,
+        action: ListAction,
+        index: Ifindex,
+        entry: NeighbourEntry,
+        ours: bool,
+    ) -> Answer {
         let Some(device) = self.device_mut(index) else {
             return refuse(libc::ENODEV, "");
         };

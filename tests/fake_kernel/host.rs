@@ -182,8 +182,7 @@ impl Host {
                 for fault in check(&plan, self.engine.observed()) {
                     self.breaches.push(format!("{:?}: {fault}", plan.key));
                 }
-                let (watch, breaches, operations) =
-                    (&self.watch, &mut self.breaches, &mut self.operations);
+                let (watch, breaches, operations) = (&self.watch, &mut self.breaches, &mut self.operations);
                 let now = &mut self.now;
                 let mut told = |kernel: &Kernel, op: &Op, answer: &Answer| {
                     *now = now.plus(Duration::from_micros(70));
@@ -264,7 +263,11 @@ impl Host {
             match self.engine.next_deadline() {
                 Some(at) if at <= end => {
                     idle_wakes = if at <= self.now { idle_wakes + 1 } else { 0 };
-                    assert!(idle_wakes < 100, "a deadline that is never over: {at}, now {}", self.now);
+                    assert!(
+                        idle_wakes < 100,
+                        "a deadline that is never over: {at}, now {}",
+                        self.now
+                    );
                     self.now = self.now.max(at);
                 }
                 _ => break,

@@ -65,6 +65,8 @@ pub struct Kernel {
     pub ports_per_bridge: usize,
     /// 802.1Q support.
     pub vlans: bool,
+    /// A bridge whose deletion has begun: it is over when the next request gets its turn.
+    dying: Option<Ifindex>,
 }
 
 impl Default for Kernel {
@@ -77,6 +79,7 @@ impl Default for Kernel {
             addresses: VecDeque::new(),
             ports_per_bridge: 1023,
             vlans: true,
+            dying: None,
         }
     }
 }
