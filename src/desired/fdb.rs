@@ -2,12 +2,14 @@
 //!
 //! One flood entry (all-zero MAC) per remote VTEP, so that broadcast reaches it by head-end replication; one unicast
 //! entry per known MAC; with `arp_responder` one permanent neighbour per known MAC and address, which the device's
-//! `proxy` answers from. Entries to our own VTEP are skipped: they would loop.
+//! `proxy` answers from. Entries to our own VTEP are skipped: they would loop. A MAC has one destination and an address
+//! one MAC: where several are told (a guest that migrates), the last one counts, policy's after the peers'.
 
 use super::Desired;
 use super::verdict::{NetworkVerdict, PortVerdict};
 use crate::model::{FdbEntry, Mac, NeighbourEntry, Network, Segment};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ForwardingWant {
@@ -21,35 +23,39 @@ pub fn derive_forwarding<'a>(
     verdict: Option<&NetworkVerdict>,
     ports: impl Iterator<Item = &'a PortVerdict>,
 ) -> ForwardingWant {
-    let mut want = ForwardingWant::default();
     if !matches!(network.segment, Segment::Vxlan { .. }) {
-        return want;
+        return ForwardingWant::default();
     }
     let own = desired.vxlan.local_ip;
+    let remote = |entry: &&FdbEntry| entry.dst.is_some() && entry.dst != own;
+    let answers = desired.vxlan.arp_responder;
+    let mut entries: Vec<FdbEntry> = Vec::new();
+    let mut neighbours: BTreeMap<IpAddr, Mac> = BTreeMap::new();
     for peer in network.peers.iter().filter(|peer| Some(peer.vtep) != own) {
-        // Flooding is unicast only with l2population; otherwise the multicast group does it, unless there is none.
-        want.fdb.insert(FdbEntry {
-            mac: Mac::ZERO,
-            dst: Some(peer.vtep),
-        });
+        // Also with a multicast group: a VTEP that is told need not be a member of it.
+        let dst = Some(peer.vtep);
+        entries.push(FdbEntry { mac: Mac::ZERO, dst });
         if let Some(mac) = peer.mac {
-            want.fdb.insert(FdbEntry {
-                mac,
-                dst: Some(peer.vtep),
-            });
-            if let (Some(ip), true) = (peer.ip, desired.vxlan.arp_responder) {
-                want.neighbours.insert(NeighbourEntry { ip, mac });
+            entries.push(FdbEntry { mac, dst });
+            if let (Some(ip), true) = (peer.ip, answers) {
+                neighbours.insert(ip, mac);
             }
         }
     }
-    let remote = |entry: &&FdbEntry| entry.dst.is_some() && entry.dst != own;
-    want.fdb
-        .extend(verdict.into_iter().flat_map(|v| &v.flood).filter(remote));
+    entries.extend(verdict.into_iter().flat_map(|v| &v.flood).filter(remote));
     for port in ports {
-        want.fdb.extend(port.fdb.iter().filter(remote));
-        if desired.vxlan.arp_responder {
-            want.neighbours.extend(&port.neighbours);
+        entries.extend(port.fdb.iter().filter(remote));
+        if answers {
+            neighbours.extend(port.neighbours.iter().map(|n| (n.ip, n.mac)));
         }
     }
-    want
+    let (flood, unicast): (Vec<FdbEntry>, Vec<FdbEntry>) = entries.into_iter().partition(FdbEntry::is_flood);
+    let unicast: BTreeMap<Mac, FdbEntry> = unicast.into_iter().map(|entry| (entry.mac, entry)).collect();
+    ForwardingWant {
+        fdb: flood.into_iter().chain(unicast.into_values()).collect(),
+        neighbours: neighbours
+            .into_iter()
+            .map(|(ip, mac)| NeighbourEntry { ip, mac })
+            .collect(),
+    }
 }

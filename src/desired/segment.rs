@@ -156,8 +156,18 @@ pub fn derive_segment(
                 let link = observed
                     .by_name(&interface)
                     .ok_or_else(|| missing(p, interface))?;
-                // A bridge of ours that already has the interface may already have its addresses.
-                carries_addresses = observed.has_address(link.index)
+                // A bridge of ours that already has the interface may already have its addresses, and so may the one
+                // of another network that had it until now.
+                let holder = link.master.and_then(|master| observed.link(master));
+                let held = holder.is_some_and(|holder| {
+                    let owner = owned::Mark::read(holder.alias.as_deref()).owner();
+                    owner
+                        .and_then(|o| o.uplink)
+                        .is_some_and(|u| u.as_bytes() == interface.as_bytes())
+                        && observed.has_address(holder.index)
+                });
+                carries_addresses = held
+                    || observed.has_address(link.index)
                     || observed
                         .by_name(&name)
                         .is_some_and(|bridge| observed.has_address(bridge.index));

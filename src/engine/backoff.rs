@@ -19,9 +19,8 @@ pub fn after_failures(failures: u32, seed: u64) -> Duration {
 
 /// A fight: somebody else takes a port away each time we repair it.
 ///
-/// The first repairs are immediate (an operator's slip heals at once), then the pauses double up to a minute: at most
-/// about ten repairs in the first five seconds, at most one a minute later. It is over when nothing happened for
-/// longer than the longest pause.
+/// The first repairs are immediate (an operator's slip heals at once), the next ones wait a little longer each time: at
+/// most ten in the first five seconds. After that one a minute. It is over when nothing happened for longer than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fight {
     repairs: u32,
@@ -30,7 +29,8 @@ pub struct Fight {
 
 impl Fight {
     const FREE: u32 = 5;
-    const FIRST_PAUSE: Duration = Duration::from_millis(100);
+    /// Milliseconds, together less than five seconds.
+    const PAUSES: [u64; 5] = [100, 200, 400, 800, 1600];
 
     /// Counts one more loss; how long to wait before the repair.
     pub fn lost(&mut self, now: Time) -> Duration {
@@ -39,10 +39,11 @@ impl Fight {
         }
         self.repairs = self.repairs.saturating_add(1);
         self.last = now;
-        match self.repairs.checked_sub(Self::FREE + 1) {
-            None => Duration::ZERO,
-            Some(n) => Self::FIRST_PAUSE.saturating_mul(1 << n.min(10)).min(LONGEST),
-        }
+        let Some(paused) = self.repairs.checked_sub(Self::FREE + 1) else {
+            return Duration::ZERO;
+        };
+        let pause = usize::try_from(paused).ok().and_then(|n| Self::PAUSES.get(n));
+        pause.map_or(LONGEST, |ms| Duration::from_millis(*ms))
     }
     pub fn repairs(&self) -> u32 {
         self.repairs
@@ -77,7 +78,7 @@ mod tests {
             now = now.plus(fight.lost(now)).plus(Duration::from_millis(1));
             if now < Time::from_secs(1005) {
                 in_five_seconds += 1;
-            } else if now > Time::from_secs(1300) {
+            } else {
                 later.push(now);
             }
         }

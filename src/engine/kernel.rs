@@ -1,12 +1,13 @@
 //! What the kernel and the sources tell, and whom it concerns.
 
+use super::backoff::Fight;
 use super::event::Snapshot;
 use super::note::{Note, TapChange, What};
-use super::state::{PortLabel, PortState, SegmentEntry, Tap};
+use super::state::{PortLabel, PortState, SegmentEntry, SegmentState, Tap};
 use super::{Engine, Mirror};
 use crate::desired::{Desired, port, segment};
 use crate::model::owned::Mark;
-use crate::model::{Ifindex, Link, LinkName, NetworkId, TapSelector, Time};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, NetworkId, TapSelector, Time};
 use crate::observed::{Change, Effect};
 use crate::plan::{CauseId, Key};
 use std::collections::BTreeSet;
@@ -49,6 +50,7 @@ impl Engine {
         let left_or_joined = before.master != link.master;
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
+        let may_block = blocks_others(before) || blocks_others(link);
         if let Some(tap) = self.taps.get_mut(&index) {
             if let Some(change) = change {
                 let port = tap.label(index);
@@ -73,6 +75,9 @@ impl Engine {
         self.mark_watchers(&name, cause);
         if left_or_joined && before.master.is_some() {
             self.port_left(before.master, cause);
+        }
+        if may_block {
+            self.mark_conflicts(cause);
         }
         if prunable && self.in_sync {
             self.schedule_prune(now);
@@ -113,6 +118,9 @@ impl Engine {
         }
         self.idle.remove(&link.index);
         self.mark_watchers(&link.name, cause);
+        if blocks_others(link) {
+            self.mark_conflicts(cause);
+        }
         self.port_left(link.master, cause);
         // Ports of a bridge that is gone were told in the mirror; their taps are looked at again.
         let orphaned: Vec<Ifindex> = self
@@ -164,9 +172,23 @@ impl Engine {
         for id in leaning {
             self.mark_segment(&id, cause);
         }
+        self.mark_conflicts(cause);
     }
 
-    fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
+    /// A device in the way changed or went, under whatever name: networks in conflict are looked at again.
+    fn mark_conflicts(&mut self, cause: CauseId) {
+        let waiting: Vec<NetworkId> = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| matches!(segment.state, SegmentState::Conflict { .. }))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in waiting {
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    pub(super) fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
         let networks: Vec<NetworkId> = self.watched.get(name).into_iter().flatten().cloned().collect();
         for id in networks {
             self.mark_segment(&id, cause);
@@ -193,7 +215,9 @@ impl Engine {
         for link in snapshot.links {
             // The same index with another kind or address is another device: its events were lost.
             let reused = self.observed.link(link.index).is_some_and(|known| {
-                known.kind.name() != link.kind.name() || (known.name != link.name && known.mac != link.mac)
+                // A tap just born has no master.
+                let newborn = known.name != link.name || (known.master.is_some() && link.master.is_none());
+                known.kind.name() != link.kind.name() || (newborn && known.mac != link.mac)
             });
             if reused {
                 self.on_kernel(Change::Removed(link.index), cause, now);
@@ -228,8 +252,10 @@ impl Engine {
     fn forget_failures(&mut self) {
         for segment in self.segments.values_mut() {
             segment.retry_at = None;
+            segment.left_behind.clear();
         }
         for tap in self.taps.values_mut() {
+            tap.refused_mtu = None;
             if !matches!(tap.state, PortState::Conflict { .. }) {
                 tap.retry_at = None;
             }
@@ -266,8 +292,9 @@ impl Engine {
     }
 
     pub(super) fn network_changed(&mut self, id: &NetworkId, cause: CauseId, now: Time) {
+        self.clear_segment_retry(id);
         if let Some(segment) = self.segments.get_mut(id) {
-            segment.failures = 0;
+            segment.fight = Fight::default();
             segment.moving = None;
         } else if self.desired.network(id).is_some_and(|n| n.prewarm) {
             self.segments.insert(id.clone(), SegmentEntry::new(now));
@@ -347,4 +374,9 @@ impl Engine {
             self.watched.entry(name).or_default().insert(id.clone());
         }
     }
+}
+
+/// A device that may hold a VLAN id or VNI that a network wants under another name.
+fn blocks_others(link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_))
 }

@@ -275,22 +275,21 @@ impl Engine {
         if let Some(plan) = self.pending_plans.pop_front() {
             return Some(Action::Execute(plan));
         }
+        // Each may make the other dirty: a tap starts its segment, a segment that is ready calls its taps.
         loop {
-            while let Some(id) = self.dirty_segments.pop_front() {
+            if let Some(id) = self.dirty_segments.pop_front() {
                 if let Some(action) = self.look_at_segment(&id, now) {
                     return Some(action);
                 }
-            }
-            // A tap that joins or leaves a network makes that network dirty: back to it, or it would lie until the
-            // next event.
-            let Some(index) = self.dirty_taps.pop_front() else {
+            } else if let Some(index) = self.dirty_taps.pop_front() {
+                if let Some(action) = self.look_at_tap(index, now) {
+                    return Some(action);
+                }
+            } else {
                 break;
-            };
-            if let Some(action) = self.look_at_tap(index, now) {
-                return Some(action);
             }
         }
-        if self.deferred.is_empty() && self.dirty_segments.is_empty() {
+        if self.deferred.is_empty() {
             self.end_pass(now);
             return self.look_at_orphans(now);
         }

@@ -7,14 +7,14 @@
 use super::Engine;
 use super::event::{Action, Failure};
 use super::note::What;
-use super::relocation::{GiveBack, SLOW_RETRY, end_of};
-use super::state::Moving;
+use super::relocation::{GiveBack, SLOW_RETRY, end_of, undo_of};
+use super::state::{Moving, SegmentState};
 use crate::desired::segment::link_names;
 use crate::model::owned::Mark;
-use crate::model::{Ifindex, Link, LinkKind, LinkName, Time};
-use crate::plan::address_move::{Carried, plan_move, verify};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, NetworkId, Time};
+use crate::plan::address_move::{Carried, address_of, plan_move, verify};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::reference;
+use crate::plan::segment::{self, reference};
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Engine {
     /// Called when nothing else is to be done.
     pub(super) fn look_at_orphans(&mut self, now: Time) -> Option<Action> {
         if !self.in_sync || self.give_back.is_some() {
-            return self.continue_give_back();
+            return self.continue_give_back(now);
         }
         let prune_after = self.prune_after?;
         if self.prune_check_at.is_none_or(|at| at > now) {
@@ -70,7 +70,9 @@ impl Engine {
                 }
             }
         }
-        self.prune_check_at = self.idle.values().min().map(|since| since.plus(prune_after));
+        // Never at once again: what is not due now is not due in this turn.
+        let next = self.idle.values().min().map(|since| since.plus(prune_after));
+        self.prune_check_at = next.map(|at| at.max(now.plus(GATHER)));
         None
     }
 
@@ -104,15 +106,7 @@ impl Engine {
                 .link(uplink)
                 .is_some_and(|l| l.master == Some(index));
             if enslaved || self.observed.has_address(index) {
-                self.give_back = Some(GiveBack {
-                    bridge: index,
-                    uplink,
-                    stage: Moving::Reading,
-                });
-                return Some(Action::ReadCarried {
-                    key: Key::Orphan(index),
-                    devices: vec![index, uplink],
-                });
+                return begin_give_back(self, index, uplink);
             }
         }
         if self.observed.has_address(index) {
@@ -142,11 +136,16 @@ impl Engine {
         }))
     }
 
-    fn continue_give_back(&mut self) -> Option<Action> {
+    pub(super) fn is_giving_back(&self, bridge: LinkName) -> bool {
+        let under_way = self.give_back.as_ref();
+        under_way.is_some_and(|g| self.observed.link(g.bridge).is_some_and(|l| l.name == bridge))
+    }
+
+    fn continue_give_back(&mut self, now: Time) -> Option<Action> {
         let give_back = self.give_back.as_ref()?;
         let (bridge, uplink) = (give_back.bridge, give_back.uplink);
         if self.observed.link(bridge).is_none() || self.observed.link(uplink).is_none() {
-            self.give_back = None;
+            end_give_back(self, bridge, None, now);
             return None;
         }
         match give_back.stage {
@@ -155,6 +154,43 @@ impl Engine {
                 devices: vec![bridge, uplink],
             }),
             Moving::Reading | Moving::Restoring(_) | Moving::Finishing => None,
+        }
+    }
+}
+
+/// The host's addresses go back from a bridge to the interface they came from. One at a time: whoever finds another one
+/// under way is called when that is over.
+pub(super) fn begin_give_back(engine: &mut Engine, bridge: Ifindex, uplink: Ifindex) -> Option<Action> {
+    if engine.give_back.is_some() {
+        return None;
+    }
+    engine.give_back = Some(GiveBack {
+        bridge,
+        uplink,
+        stage: Moving::Reading,
+    });
+    Some(Action::ReadCarried {
+        key: Key::Orphan(bridge),
+        devices: vec![bridge, uplink],
+    })
+}
+
+/// A giving back is over, well or not: networks that wait for it go on.
+fn end_give_back(engine: &mut Engine, bridge: Ifindex, error: Option<String>, now: Time) {
+    engine.give_back = None;
+    let cause = CauseId(engine.causes);
+    let waiting: Vec<NetworkId> = engine
+        .segments
+        .iter()
+        .filter(|(_, segment)| segment.state == SegmentState::Configuring)
+        .map(|(id, _)| id.clone())
+        .collect();
+    let name = engine.observed.link(bridge).map(|l| l.name);
+    for id in waiting {
+        let concerned = name.is_some_and(|name| engine.watched.get(&name).is_some_and(|w| w.contains(&id)));
+        match &error {
+            Some(error) if concerned => engine.fail_segment(&id, error.clone(), Some(SLOW_RETRY), now),
+            _ => engine.mark_segment(&id, cause),
         }
     }
 }
@@ -171,8 +207,7 @@ fn is_root(engine: &Engine, link: &Link, needed: &BTreeSet<LinkName>) -> bool {
 }
 
 fn recorded_uplink(engine: &Engine, bridge: &Link) -> Option<Ifindex> {
-    let name = Mark::read(bridge.alias.as_deref()).owner()?.uplink?;
-    let name = LinkName::new(name).ok()?;
+    let name = segment::recorded_uplink(bridge)?;
     engine.observed.by_name(&name).map(|l| l.index)
 }
 
@@ -186,26 +221,24 @@ pub(super) fn on_carried(
         return;
     };
     let carried = have.map(|have| <[Carried; 2]>::try_from(have).unwrap_or_default());
+    let cause = CauseId(engine.causes);
     let (Ok([on_bridge, on_uplink]), Some(from), Some(to)) =
         (carried, end_of(engine, bridge), end_of(engine, give_back.uplink))
     else {
-        postpone(engine, bridge, now);
+        fail(engine, bridge, "the devices cannot be read".to_owned(), now);
         return;
     };
-    let cause = CauseId(engine.causes);
+    for (index, carried) in [(bridge, &on_bridge), (give_back.uplink, &on_uplink)] {
+        let addresses = carried.addresses.iter().filter_map(address_of).collect();
+        let effect = engine.observed.set_addresses(index, &addresses);
+        engine.on_effect(effect, cause, now);
+    }
     let plan = match give_back.stage {
         Moving::Reading => {
-            let movement = match plan_move(from, to, &on_bridge) {
+            let mut movement = match plan_move(from, to, &on_bridge) {
                 Ok(movement) => movement,
                 Err(error) => {
-                    let what = What::Failed {
-                        op: "give addresses back".to_owned(),
-                        error: error.to_string(),
-                        port: None,
-                        network: None,
-                    };
-                    engine.note(now, cause, what);
-                    postpone(engine, bridge, now);
+                    fail(engine, bridge, error.to_string(), now);
                     return;
                 }
             };
@@ -244,6 +277,7 @@ pub(super) fn on_carried(
                     undo: Some(set(Master::Set(reference(bridge_link)))),
                 });
             }
+            movement.undo = undo_of(&steps);
             engine.give_back = Some(GiveBack {
                 stage: Moving::Restoring(Box::new(movement)),
                 ..give_back
@@ -267,19 +301,15 @@ pub(super) fn on_carried(
                 steps
             }
             Err(missing) => {
-                let what = What::Failed {
-                    op: "give addresses back".to_owned(),
-                    error: missing,
-                    port: None,
-                    network: None,
-                };
-                engine.note(now, cause, what);
-                // Both have them now; the host is reachable. Tried again later.
-                postpone(engine, bridge, now);
-                return;
+                // Not half: everything stays on the bridge, which is a port's master again. Tried again later.
+                fail(engine, bridge, missing, now);
+                movement.undo.into_iter().map(Step::from).collect()
             }
         },
-        Moving::Restoring(_) | Moving::Finishing => return,
+        Moving::Restoring(_) | Moving::Finishing => {
+            end_give_back(engine, bridge, None, now);
+            return;
+        }
     };
     engine.pending_plans.push_back(Plan {
         key: Key::Orphan(bridge),
@@ -289,7 +319,7 @@ pub(super) fn on_carried(
 }
 
 pub(super) fn step_done(engine: &mut Engine, index: Ifindex, now: Time) {
-    match engine.give_back.take() {
+    match engine.give_back.take_if(|g| g.bridge == index) {
         Some(GiveBack {
             stage: Moving::Restoring(movement),
             bridge,
@@ -302,7 +332,12 @@ pub(super) fn step_done(engine: &mut Engine, index: Ifindex, now: Time) {
             });
         }
         // Given back: the bridge itself goes with the next look.
-        Some(_) => engine.prune_check_at = Some(now),
+        Some(_) => {
+            end_give_back(engine, index, None, now);
+            if engine.prune_after.is_some() {
+                engine.prune_check_at = Some(now);
+            }
+        }
         // The deletion itself was noted when the device went.
         None => {
             engine.idle.remove(&index);
@@ -318,7 +353,6 @@ pub(super) fn step_failed(
     cause: CauseId,
     now: Time,
 ) {
-    engine.give_back = None;
     let what = What::Failed {
         op,
         error: failure.message.clone(),
@@ -326,10 +360,26 @@ pub(super) fn step_failed(
         network: None,
     };
     engine.note(now, cause, what);
+    end_give_back(engine, index, Some(failure.message.clone()), now);
     postpone(engine, index, now);
 }
 
+fn fail(engine: &mut Engine, bridge: Ifindex, error: String, now: Time) {
+    let what = What::Failed {
+        op: "give addresses back".to_owned(),
+        error: error.clone(),
+        port: None,
+        network: None,
+    };
+    engine.note(now, CauseId(engine.causes), what);
+    end_give_back(engine, bridge, Some(format!("give addresses back: {error}")), now);
+    postpone(engine, bridge, now);
+}
+
 fn postpone(engine: &mut Engine, index: Ifindex, now: Time) {
+    if engine.prune_after.is_none() {
+        return;
+    }
     let wait = engine.prune_after.unwrap_or(SLOW_RETRY).max(SLOW_RETRY);
     // `idle` counts from a moment that makes it due after `wait`.
     engine.idle.insert(index, now);

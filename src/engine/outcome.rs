@@ -5,7 +5,7 @@ use super::note::What;
 use super::state::{PortLabel, PortState};
 use super::{Engine, acknowledge, backoff, orphan, relocation};
 use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
-use crate::plan::op::{ListAction, Op};
+use crate::plan::op::{LinkChange, ListAction, Master, Op};
 use crate::plan::{CauseId, Key};
 
 impl Engine {
@@ -21,7 +21,8 @@ impl Engine {
                         Applied::Created(link) | Applied::AlreadyThere(link) => Some((**link).clone()),
                     };
                     let effect = acknowledge::acknowledge(&mut self.observed, &step.op, created);
-                    // A device made or deleted concerns others as its event would; a changed one is our own news.
+                    // A device made or deleted, an address moved concern others as their events would; a changed
+                    // device is our own news.
                     match effect {
                         crate::observed::Effect::Gone(ref link)
                             if matches!(done.plan.key, Key::Orphan(_)) =>
@@ -29,7 +30,9 @@ impl Engine {
                             self.note(now, cause, What::Pruned { device: link.name });
                             self.on_effect(effect, cause, now);
                         }
-                        crate::observed::Effect::Appeared(_) | crate::observed::Effect::Gone(_) => {
+                        crate::observed::Effect::Appeared(_)
+                        | crate::observed::Effect::Gone(_)
+                        | crate::observed::Effect::Addresses(_) => {
                             self.on_effect(effect, cause, now);
                         }
                         _ => self.remember(&done.plan.key, &step.op),
@@ -88,6 +91,14 @@ impl Engine {
                     have.acknowledge(op);
                 }
             }
+            (Key::Port(index), Op::SetLink { change, .. }) => {
+                // On a bridge by our hand, whatever fails later: an unbinding takes it off again.
+                if let Some(Master::Set(bridge)) = change.master
+                    && let Some(tap) = self.taps.get_mut(index)
+                {
+                    tap.wired = bridge.index;
+                }
+            }
             (
                 Key::Port(index),
                 Op::Fdb {
@@ -136,14 +147,11 @@ impl Engine {
         };
         tap.touched = epoch;
         let cause = tap.cause;
-        if failure.class == FailureClass::Gone {
-            // Its event is on the way, or the bridge's is: looked at again when that is in.
-            self.mark_tap(index, cause);
-            return;
-        }
-        if failure.class == FailureClass::Refused
-            && let Some(Op::SetLink { change, .. }) = &op
-            && let Some(mtu) = change.mtu
+        let refused = match &op {
+            Some(Op::SetLink { change, .. }) if failure.class == FailureClass::Refused => Some(change),
+            _ => None,
+        };
+        if let Some(mtu) = refused.and_then(|change| change.mtu)
             && tap.refused_mtu != Some(mtu)
         {
             tap.refused_mtu = Some(mtu);
@@ -152,6 +160,15 @@ impl Engine {
             return;
         }
         tap.failures += 1;
+        // The tap's event is on the way, or the bridge's is (a bridge that is going refuses ports with EINVAL): looked
+        // at again when that is in. Once: the next failure in a row waits like any other.
+        let joins = |change: &LinkChange| matches!(change.master, Some(Master::Set(_)));
+        if tap.failures == 1 && (failure.class == FailureClass::Gone || refused.is_some_and(joins)) {
+            self.mark_tap(index, cause);
+            return;
+        }
+        // The MTU may not have been what was refused.
+        tap.refused_mtu = None;
         let pause = backoff::after_failures(tap.failures, u64::from(index.get()));
         let text = op.as_ref().map_or_else(String::new, ToString::to_string);
         let retry_at = (failure.class != FailureClass::Unsupported).then(|| now.plus(pause));

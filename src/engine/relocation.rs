@@ -11,14 +11,23 @@ use super::note::What;
 use super::state::Moving;
 use crate::desired::segment::{SegmentWant, UplinkWant};
 use crate::model::{Ifindex, NetworkId, Time};
-use crate::plan::address_move::{AddressMove, Carried, End, carries_anything, plan_move, verify};
+use crate::plan::address_move::{AddressMove, Carried, End, address_of, carries_anything, plan_move, verify};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::reference;
+use crate::plan::segment::{Enslave, reference};
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
 /// A failed move is not tried again before this: each try touches the host's own reachability.
 pub(super) const SLOW_RETRY: Duration = Duration::from_secs(30);
+
+/// The devices of a move: the interface becomes a port of the bridge, the addresses come from the source, which is the
+/// interface itself or the bridge of ours that had it until now.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    interface: End,
+    source: End,
+    bridge: End,
+}
 
 /// The way back: from a bridge that nothing needs to the interface recorded in its alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +50,7 @@ pub(super) fn enslave_flat(
     engine: &mut Engine,
     id: &NetworkId,
     want: &SegmentWant,
+    enslave: Option<Enslave>,
     bridge: Ifindex,
 ) -> Option<Action> {
     let UplinkWant::Flat { index, .. } = want.uplink else {
@@ -49,15 +59,17 @@ pub(super) fn enslave_flat(
     let entry = engine.segments.get_mut(id)?;
     match entry.moving {
         None => {
+            let source = enslave.map_or(index, |enslave| enslave.source);
             entry.moving = Some(Moving::Reading);
+            entry.moving_from = Some(source);
             Some(Action::ReadCarried {
                 key: Key::Network(id.clone()),
-                devices: vec![index, bridge],
+                devices: vec![source, bridge],
             })
         }
         Some(Moving::Verifying(_)) => Some(Action::ReadCarried {
             key: Key::Network(id.clone()),
-            devices: vec![index, bridge],
+            devices: vec![entry.moving_from.unwrap_or(index), bridge],
         }),
         // Under way: the answer comes as an event.
         Some(Moving::Reading | Moving::Restoring(_) | Moving::Finishing) => None,
@@ -80,22 +92,28 @@ impl Engine {
         let Some(cause) = self.segments.get(id).map(|entry| entry.cause) else {
             return;
         };
-        let Ok([on_interface, on_bridge]) =
-            have.map(|have| <[Carried; 2]>::try_from(have).unwrap_or_default())
-        else {
-            // A device went away meanwhile; its event marks the segment.
+        let [on_source, on_bridge] = match have {
+            Ok(have) => <[Carried; 2]>::try_from(have).unwrap_or_default(),
+            Err(failure) => {
+                let what = "read addresses and routes".to_owned();
+                self.on_segment_failure(id, &failure, what, now);
+                return;
+            }
+        };
+        let Some(ends) = self.flat_ends(id) else {
+            // A device went away meanwhile.
             self.mark_segment(id, cause);
             return;
         };
-        let ends = self.flat_ends(id);
-        let Some((interface, bridge)) = ends else {
-            self.mark_segment(id, cause);
-            return;
-        };
+        for (end, carried) in [(ends.source, &on_source), (ends.bridge, &on_bridge)] {
+            let addresses = carried.addresses.iter().filter_map(address_of).collect();
+            let effect = self.observed.set_addresses(end.index, &addresses);
+            self.on_effect(effect, cause, now);
+        }
         let plan = match stage {
-            Moving::Reading => self.restore_plan(id, interface, bridge, &on_interface, cause, now),
+            Moving::Reading => self.restore_plan(id, ends, &on_source, cause, now),
             Moving::Verifying(movement) => {
-                Some(self.finish_plan(id, interface, bridge, *movement, &on_bridge, cause, now))
+                Some(self.finish_plan(id, ends, *movement, &on_bridge, cause, now))
             }
             Moving::Restoring(_) | Moving::Finishing => None,
         };
@@ -105,25 +123,34 @@ impl Engine {
         }
     }
 
-    fn flat_ends(&self, id: &NetworkId) -> Option<(End, End)> {
+    fn flat_ends(&self, id: &NetworkId) -> Option<Ends> {
         let network = self.desired.network(id)?;
         let physical = self.desired.physical.get(network.segment.physical()?)?;
         let interface = self.observed.by_name(&physical.interface?)?.index;
         let bridge = self.observed.by_name(&self.desired.bridge_name(network)?)?.index;
-        Some((end_of(self, interface)?, end_of(self, bridge)?))
+        let source = self.segments.get(id)?.moving_from?;
+        Some(Ends {
+            interface: end_of(self, interface)?,
+            source: end_of(self, source)?,
+            bridge: end_of(self, bridge)?,
+        })
     }
 
     /// Enslave, then tell everything to the bridge.
     fn restore_plan(
         &mut self,
         id: &NetworkId,
-        interface: End,
-        bridge: End,
+        ends: Ends,
         carried: &Carried,
         cause: CauseId,
         now: Time,
     ) -> Option<Plan> {
-        let movement = match plan_move(interface, bridge, carried) {
+        let Ends {
+            interface,
+            source,
+            bridge,
+        } = ends;
+        let mut movement = match plan_move(source, bridge, carried) {
             Ok(movement) => movement,
             Err(error) => {
                 self.fail_segment(id, error.to_string(), Some(SLOW_RETRY), now);
@@ -145,7 +172,7 @@ impl Engine {
             None => Master::Clear,
         };
         let mut steps = Vec::new();
-        let carries = carries_anything(carried, link.mac);
+        let carries = carries_anything(carried, source.mac);
         if carries && bridge_link.ipv6_disabled == Some(true) {
             steps.push(Step::from(Op::DisableIpv6 {
                 link: reference(bridge_link),
@@ -159,40 +186,42 @@ impl Engine {
             });
         }
         steps.extend(movement.restore.iter().cloned());
+        movement.undo = undo_of(&steps);
         let stage = if carries {
             Moving::Restoring(Box::new(movement))
         } else {
             Moving::Finishing
         };
-        if !carries && link.ipv6_disabled == Some(false) {
+        if !carries && source == interface && link.ipv6_disabled == Some(false) {
             steps.push(Step::from(Op::DisableIpv6 {
                 link: target,
                 disable: true,
             }));
         }
-        self.segments.get_mut(id)?.moving = Some(stage);
+        let left_behind = self.observed.addresses_of(interface.index).collect();
+        let entry = self.segments.get_mut(id)?;
+        if !carries && source == interface {
+            entry.left_behind = left_behind;
+        }
+        entry.moving = Some(stage);
         Some(self.segment_steps(id, cause, steps))
     }
 
-    /// Compare; remove the old ones, or take the new ones away again.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the two ends, the plan and what was found: nothing to bundle"
-    )]
+    /// Compare; remove the old ones, or take everything back.
     fn finish_plan(
         &mut self,
         id: &NetworkId,
-        interface: End,
-        bridge: End,
+        ends: Ends,
         movement: AddressMove,
         on_bridge: &Carried,
         cause: CauseId,
         now: Time,
     ) -> Plan {
+        let Ends { source, bridge, .. } = ends;
         let steps: Vec<Step> = match verify(&movement.expected, on_bridge) {
             Ok(()) => {
                 let what = What::AddressesMoved {
-                    from: interface.name,
+                    from: source.name,
                     to: bridge.name,
                     addresses: movement.expected.addresses.len(),
                     routes: movement.expected.routes.len(),
@@ -200,7 +229,7 @@ impl Engine {
                 self.note(now, cause, what);
                 let quiet = self
                     .observed
-                    .link(interface.index)
+                    .link(source.index)
                     .filter(|l| l.ipv6_disabled == Some(false));
                 let quiet = quiet.map(|l| Op::DisableIpv6 {
                     link: reference(l),
@@ -215,13 +244,7 @@ impl Engine {
                     Some(SLOW_RETRY),
                     now,
                 );
-                movement
-                    .restore
-                    .into_iter()
-                    .rev()
-                    .filter_map(|step| step.undo)
-                    .map(Step::from)
-                    .collect()
+                movement.undo.into_iter().map(Step::from).collect()
             }
         };
         if let Some(entry) = self.segments.get_mut(id) {
@@ -229,6 +252,11 @@ impl Engine {
         }
         self.segment_steps(id, cause, steps)
     }
+}
+
+/// What takes steps that went through back, last first.
+pub(super) fn undo_of(steps: &[Step]) -> Vec<Op> {
+    steps.iter().rev().filter_map(|step| step.undo.clone()).collect()
 }
 
 /// A plan of this segment went through.

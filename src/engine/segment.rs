@@ -6,15 +6,16 @@
 
 use super::event::{Action, Failure};
 use super::state::{Asked, SegmentState};
-use super::{Engine, relocation};
+use super::{Engine, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
 use crate::desired::verdict::NetworkVerdict;
 use crate::engine::note::What;
-use crate::model::{Ifindex, NetworkId, Time};
+use crate::model::{Ifindex, LinkName, NetworkId, Time};
 use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
-use crate::plan::segment::{plan_segment, reference};
+use crate::plan::segment::{Enslave, plan_segment, reference, stale_flat_uplink};
 use crate::plan::{CauseId, Conflict, Key, Plan, Step};
+use std::time::Duration;
 
 impl Engine {
     pub(super) fn look_at_segment(&mut self, id: &NetworkId, now: Time) -> Option<Action> {
@@ -25,6 +26,8 @@ impl Engine {
             return self.drop_segment(id, cause, now);
         };
         if entry.users.is_empty() && !network.prewarm {
+            // Whoever comes next finds no old failure to wait for.
+            self.clear_segment_retry(id);
             self.set_segment_state(id, SegmentState::Idle, now);
             return None;
         }
@@ -58,7 +61,15 @@ impl Engine {
                 return None;
             }
         };
-        let plan = match plan_segment(&want, &self.observed) {
+        if self.is_giving_back(want.bridge.name) {
+            self.set_segment_state(id, SegmentState::Configuring, now);
+            return None;
+        }
+        if let Some((bridge, uplink)) = stale_flat_uplink(&want, &self.observed) {
+            self.set_segment_state(id, SegmentState::Configuring, now);
+            return orphan::begin_give_back(self, bridge, uplink);
+        }
+        let mut plan = match plan_segment(&want, &self.observed) {
             Ok(plan) => plan,
             Err(Conflict { reason, .. }) => {
                 self.set_segment_state(
@@ -72,28 +83,28 @@ impl Engine {
                 return None;
             }
         };
+        plan.enslave = plan
+            .enslave
+            .filter(|enslave| !self.is_left_behind(id, &want, enslave));
+        // All was right and nobody told otherwise since: somebody else undid it.
+        let undone = self
+            .segments
+            .get(id)
+            .is_some_and(|s| s.state == SegmentState::Ready && s.settled.as_ref() == Some(&want));
+        if undone
+            && (!plan.ops.is_empty() || plan.enslave.is_some())
+            && !self.wait_in_segment_fight(id, want.bridge.name, now)
+        {
+            return None;
+        }
         if !plan.ops.is_empty() {
-            if self
-                .segments
-                .get(id)
-                .is_some_and(|s| s.state == SegmentState::Ready)
-            {
-                self.note(
-                    now,
-                    cause,
-                    What::Drift {
-                        device: want.bridge.name,
-                        network: Some(id.clone()),
-                    },
-                );
-            }
             self.set_segment_state(id, SegmentState::Configuring, now);
             return Some(Action::Execute(self.segment_plan(id, cause, plan.ops)));
         }
         let bridge = self.observed.by_name(&want.bridge.name)?.index;
         if plan.enslave.is_some() || self.segments.get(id).is_some_and(|s| s.moving.is_some()) {
             self.set_segment_state(id, SegmentState::Configuring, now);
-            return relocation::enslave_flat(self, id, &want, bridge);
+            return relocation::enslave_flat(self, id, &want, plan.enslave, bridge);
         }
         if let UplinkWant::Vxlan { name, .. } = &want.uplink {
             let device = self.observed.by_name(name)?.index;
@@ -119,6 +130,13 @@ impl Engine {
                 let ops = plan_forwarding(&want, have, link);
                 if ops.is_empty() {
                     return None;
+                }
+                // Somebody else's entry of meanwhile must not be replaced unseen.
+                if !std::mem::take(&mut self.segments.get_mut(id)?.forwarding_fresh) {
+                    return Some(Action::ReadForwarding {
+                        network: id.clone(),
+                        device,
+                    });
                 }
                 Some(Action::Execute(self.segment_plan(id, cause, ops)))
             }
@@ -151,6 +169,8 @@ impl Engine {
         entry.uplink = uplink;
         entry.mtu = want.mtu;
         entry.failures = 0;
+        entry.forwarding_fresh = false;
+        entry.settled = Some(want.clone());
         self.set_segment_state(id, SegmentState::Ready, now);
         if news {
             // What failed on the bridge that was may work on the one that is.
@@ -162,6 +182,9 @@ impl Engine {
                 .collect();
             for index in users {
                 self.retry_now(index);
+                if let Some(tap) = self.taps.get_mut(&index) {
+                    tap.refused_mtu = None;
+                }
             }
             self.mark_users(id, cause);
         }
@@ -201,9 +224,7 @@ impl Engine {
                     }
                 }
             }
-            if let Some(at) = entry.retry_at {
-                self.timers.remove(&(at, Key::Network(id.clone())));
-            }
+            self.clear_segment_retry(id);
             self.segments.remove(id);
         } else {
             self.set_segment_state(id, SegmentState::Idle, now);
@@ -234,25 +255,80 @@ impl Engine {
         }
     }
 
-    pub(super) fn fail_segment(
-        &mut self,
-        id: &NetworkId,
-        error: String,
-        retry: Option<std::time::Duration>,
-        now: Time,
-    ) {
+    /// What may have to wait no more: it was told otherwise, or nobody needs it.
+    pub(super) fn clear_segment_retry(&mut self, id: &NetworkId) {
+        if let Some(entry) = self.segments.get_mut(id) {
+            entry.failures = 0;
+            if let Some(at) = entry.retry_at.take() {
+                self.timers.remove(&(at, Key::Network(id.clone())));
+            }
+        }
+    }
+
+    fn retry_segment(&mut self, id: &NetworkId, at: Option<Time>) {
+        if let Some(entry) = self.segments.get_mut(id) {
+            // Without a time only a full pass, or being told otherwise, gives it another try.
+            if let Some(old) = entry.retry_at.replace(at.unwrap_or(Time(u64::MAX))) {
+                self.timers.remove(&(old, Key::Network(id.clone())));
+            }
+            if let Some(at) = at {
+                self.timers.insert((at, Key::Network(id.clone())));
+            }
+        }
+    }
+
+    /// Bridge or uplink are not as we left them. True if they may be put right now.
+    fn wait_in_segment_fight(&mut self, id: &NetworkId, bridge: LinkName, now: Time) -> bool {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return false;
+        };
+        let pause = entry.fight.lost(now);
+        let (repairs, cause) = (entry.fight.repairs(), entry.cause);
+        if pause == Duration::ZERO {
+            let what = What::Drift {
+                device: bridge,
+                network: Some(id.clone()),
+            };
+            self.note(now, cause, what);
+            return true;
+        }
+        let reason = format!("somebody else keeps changing {bridge} or its uplink: {repairs} repairs");
+        self.retry_segment(id, Some(now.plus(pause)));
+        self.set_segment_state(
+            id,
+            SegmentState::Conflict {
+                reason: reason.into(),
+            },
+            now,
+        );
+        self.mark_users(id, cause);
+        false
+    }
+
+    /// Reading showed nothing to move on the interface, and what the mirror knows of it did not change since.
+    pub(super) fn is_left_behind(&self, id: &NetworkId, want: &SegmentWant, enslave: &Enslave) -> bool {
+        let is_port = self.observed.by_name(&want.bridge.name).is_some_and(|bridge| {
+            self.observed
+                .link(enslave.interface)
+                .is_some_and(|l| l.master == Some(bridge.index))
+        });
+        is_port
+            && self.segments.get(id).is_some_and(|s| {
+                s.left_behind
+                    .iter()
+                    .copied()
+                    .eq(self.observed.addresses_of(enslave.interface))
+            })
+    }
+
+    pub(super) fn fail_segment(&mut self, id: &NetworkId, error: String, retry: Option<Duration>, now: Time) {
         let retry_at = retry.map(|pause| now.plus(pause));
         let Some(entry) = self.segments.get_mut(id) else {
             return;
         };
         entry.failures += 1;
         let cause = entry.cause;
-        if let Some(old) = std::mem::replace(&mut entry.retry_at, retry_at.or(Some(Time(u64::MAX)))) {
-            self.timers.remove(&(old, Key::Network(id.clone())));
-        }
-        if let Some(at) = retry_at {
-            self.timers.insert((at, Key::Network(id.clone())));
-        }
+        self.retry_segment(id, retry_at);
         self.set_segment_state(
             id,
             SegmentState::Failed {
@@ -277,6 +353,7 @@ impl Engine {
         match have {
             Ok(have) => {
                 entry.forwarding = Some((device, have));
+                entry.forwarding_fresh = true;
                 let cause = entry.cause;
                 self.mark_segment(id, cause);
             }

@@ -1,7 +1,8 @@
 //! What the engine remembers of a tap and of a segment.
 
 use super::backoff::Fight;
-use crate::desired::port::PortIntent;
+use crate::desired::port::{PortIntent, PortWant};
+use crate::desired::segment::SegmentWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
 use crate::model::{Ifindex, LinkName, Mac, Mtu, NetworkId, Time};
 use crate::plan::CauseId;
@@ -9,6 +10,7 @@ use crate::plan::address_move::AddressMove;
 use crate::plan::forwarding::ForwardingHave;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Where a tap stands (the contract's port states).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +134,8 @@ pub struct Tap {
     /// The bridge on which we have seen or put it, as its mapping says.
     pub wired: Option<Ifindex>,
     pub admin_state_applied: Option<bool>,
+    /// As it was meant to be when all was last right, with its segment's MTU.
+    pub settled: Option<(PortWant, Option<Mtu>)>,
     /// Static entries that we put on its port.
     pub fdb: Vec<Mac>,
     /// An MTU that the kernel refused for it: the attach stands, the MTU is not asked for again.
@@ -169,6 +173,7 @@ impl Tap {
             attach_us: None,
             wired: None,
             admin_state_applied: None,
+            settled: None,
             fdb: Vec::new(),
             refused_mtu: None,
             failures: 0,
@@ -248,7 +253,17 @@ pub struct SegmentEntry {
     pub mtu: Option<Mtu>,
     /// The kernel's forwarding entries of `device`, once read.
     pub forwarding: Option<(Ifindex, ForwardingHave)>,
+    /// Read since the last time all was right: good enough to plan by. Others write there too, unheard.
+    pub forwarding_fresh: bool,
     pub moving: Option<Moving>,
+    /// The device that the addresses under way come from.
+    pub moving_from: Option<Ifindex>,
+    /// Addresses of the interface that were found to be nobody's to move.
+    pub left_behind: BTreeSet<IpAddr>,
+    /// As it was meant to be when all was last right.
+    pub settled: Option<SegmentWant>,
+    /// Somebody else keeps changing bridge or uplink.
+    pub fight: Fight,
     pub failures: u32,
     pub retry_at: Option<Time>,
     pub verdict: Asked<NetworkVerdict>,
@@ -269,7 +284,12 @@ impl SegmentEntry {
             uplink: None,
             mtu: None,
             forwarding: None,
+            forwarding_fresh: false,
             moving: None,
+            moving_from: None,
+            left_behind: BTreeSet::new(),
+            settled: None,
+            fight: Fight::default(),
             failures: 0,
             retry_at: None,
             verdict: Asked::Never,

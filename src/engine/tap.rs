@@ -1,6 +1,7 @@
 //! One tap: from how it is to where it belongs.
 
 use super::Engine;
+use super::backoff::Fight;
 use super::event::Action;
 use super::note::What;
 use super::state::{Asked, PortLabel, PortState, SegmentEntry, SegmentState};
@@ -18,11 +19,11 @@ impl Engine {
         let tap = self.taps.get_mut(&index)?;
         tap.dirty = false;
         let cause = tap.cause;
+        let previous = tap.intent.network().cloned();
         let Some(link) = self.observed.link(index) else {
-            self.taps.remove(&index);
+            self.forget_tap(index, previous, cause, now);
             return None;
         };
-        let previous = tap.intent.network().cloned();
         let intent = derive_port(&self.desired, link, tap.verdict.verdict());
         if intent == PortIntent::Unmanaged && !crate::desired::port::is_managed(&self.desired, link) {
             // Renamed away: left as it is, forgotten.
@@ -56,7 +57,8 @@ impl Engine {
         let tap = self.taps.get_mut(&index)?;
         if tap.intent != intent {
             tap.intent = intent;
-            tap.failures = 0;
+            // What was in the way of another intent may not be in the way of this one.
+            tap.fight = Fight::default();
             tap.refused_mtu = None;
             if tap.intent.network() != previous.as_ref() && tap.intent.network().is_some() {
                 let port = tap.label(index);
@@ -67,6 +69,7 @@ impl Engine {
                 };
                 self.note(now, cause, What::Mapped { port, by });
             }
+            self.clear_retry(index);
         }
         let tap = self.taps.get(&index)?;
         let network = tap.intent.network().cloned();
@@ -106,7 +109,10 @@ impl Engine {
         let (bridge, segment_mtu) = match (&segment.state, segment.bridge) {
             (SegmentState::Ready, Some(bridge)) => (bridge, segment.mtu),
             (SegmentState::Configuring | SegmentState::Idle | SegmentState::Ready, _) => {
-                self.set_port_state(index, PortState::Configuring, now);
+                // A port that forwards goes on while its bridge or uplink is put right.
+                if !self.is_on_its_bridge(index) {
+                    self.set_port_state(index, PortState::Configuring, now);
+                }
                 return None;
             }
             (SegmentState::Pending { reason }, _) => {
@@ -156,11 +162,15 @@ impl Engine {
             );
             return None;
         }
-        if place != Place::Right && tap.wired == Some(bridge) && !self.wait_in_fight(index, now) {
-            return None;
-        }
         let tap = self.taps.get(&index)?;
         let link = self.observed.link(index)?;
+        // All was right once and nobody told otherwise since: somebody else undid it.
+        let undone = tap.wired == Some(bridge)
+            && tap.state == PortState::Attached
+            && tap
+                .settled
+                .as_ref()
+                .is_some_and(|(was, mtu)| was == want && *mtu == segment_mtu);
         let mut want = want.clone();
         let segment_mtu = segment_mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
@@ -171,6 +181,9 @@ impl Engine {
         let ops = plan_port(&want, segment_mtu, link, bridge_ref, memory);
         if ops.is_empty() {
             self.settle_attached(index, bridge, want.admin_state_up, now);
+            return None;
+        }
+        if undone && !self.wait_in_fight(index, place == Place::Right, now) {
             return None;
         }
         if place != Place::Right {
@@ -196,6 +209,10 @@ impl Engine {
         let Some(tap) = self.taps.get_mut(&index) else {
             return;
         };
+        if let PortIntent::Attach(want) = &tap.intent {
+            let mtu = self.segments.get(&want.network).and_then(|segment| segment.mtu);
+            tap.settled = Some((want.clone(), mtu));
+        }
         tap.wired = Some(bridge);
         tap.admin_state_applied = Some(admin_up);
         tap.failures = 0;
@@ -222,19 +239,29 @@ impl Engine {
 
     /// A port that forwards is not torn down because its network has trouble now.
     fn keep_or_wait(&mut self, index: Ifindex, state: PortState, now: Time) {
-        let on_bridge = self.taps.get(&index).and_then(|t| t.wired).is_some_and(|bridge| {
+        if !self.is_on_its_bridge(index) {
+            self.set_port_state(index, state, now);
+            return;
+        }
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        let remark = Some(state.to_string().into());
+        if tap.remark != remark {
+            tap.remark = remark;
+            if tap.state == PortState::Attached {
+                self.note_port(index, now);
+            }
+        }
+        self.set_port_state(index, PortState::Attached, now);
+    }
+
+    fn is_on_its_bridge(&self, index: Ifindex) -> bool {
+        self.taps.get(&index).and_then(|t| t.wired).is_some_and(|bridge| {
             self.observed
                 .link(index)
                 .is_some_and(|l| l.master == Some(bridge))
-        });
-        if on_bridge {
-            if let Some(tap) = self.taps.get_mut(&index) {
-                tap.remark = Some(state.to_string().into());
-            }
-            self.set_port_state(index, PortState::Attached, now);
-        } else {
-            self.set_port_state(index, state, now);
-        }
+        })
     }
 
     /// No mapping any more. Taken off the bridge only if it was this run that knew the mapping: after a start, a tap
@@ -286,15 +313,11 @@ impl Engine {
         }
     }
 
-    /// Our port was taken away. True if it may be repaired now.
-    fn wait_in_fight(&mut self, index: Ifindex, now: Time) -> bool {
+    /// Our port was taken away, or changed where it is. True if it may be repaired now.
+    fn wait_in_fight(&mut self, index: Ifindex, in_place: bool, now: Time) -> bool {
         let Some(tap) = self.taps.get_mut(&index) else {
             return false;
         };
-        if tap.state != PortState::Attached {
-            // Already counted; its pause is over.
-            return true;
-        }
         let pause = tap.fight.lost(now);
         let repairs = tap.fight.repairs();
         let (name, network) = (tap.name, tap.intent.network().cloned());
@@ -310,7 +333,9 @@ impl Engine {
             );
             return true;
         }
-        let reason: Box<str> = format!("somebody else keeps taking {name} away: {repairs} repairs").into();
+        let what = if in_place { "changing {}" } else { "taking {} away" };
+        let what = what.replace("{}", &name.to_text());
+        let reason: Box<str> = format!("somebody else keeps {what}: {repairs} repairs").into();
         self.retry_tap(index, now.plus(pause));
         self.set_port_state(
             index,
@@ -337,6 +362,12 @@ impl Engine {
         if let Some(tap) = self.taps.get_mut(&index)
             && matches!(tap.state, PortState::Failed { .. })
         {
+            self.clear_retry(index);
+        }
+    }
+
+    pub(super) fn clear_retry(&mut self, index: Ifindex) {
+        if let Some(tap) = self.taps.get_mut(&index) {
             tap.failures = 0;
             if let Some(at) = tap.retry_at.take() {
                 self.timers.remove(&(at, Key::Port(index)));

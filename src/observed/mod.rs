@@ -47,7 +47,8 @@ pub enum Effect {
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     links: BTreeMap<Ifindex, Link>,
-    names: BTreeMap<LinkName, Ifindex>,
+    /// The newest holder last. Two in the kernel never share a name, but here one may still be leaving.
+    names: BTreeMap<LinkName, Vec<Ifindex>>,
     ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
     addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
 }
@@ -57,7 +58,8 @@ impl Observed {
         self.links.get(&index)
     }
     pub fn by_name(&self, name: &LinkName) -> Option<&Link> {
-        self.names.get(name).and_then(|index| self.links.get(index))
+        let index = self.names.get(name)?.last()?;
+        self.links.get(index)
     }
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
@@ -84,19 +86,16 @@ impl Observed {
         let index = self.addresses.get(&address)?.first()?;
         self.links.get(index)
     }
-    /// The addresses of a link that are not link-local, IPv4 first.
-    pub fn addresses_of(&self, index: Ifindex) -> impl Iterator<Item = IpAddr> {
-        let on = self
-            .addresses
-            .iter()
-            .filter(move |(address, on)| !is_link_local(**address) && on.contains(&index));
-        on.map(|(address, _)| *address)
-    }
     /// Addresses on a link that are not link-local.
     pub fn has_address(&self, index: Ifindex) -> bool {
+        self.addresses_of(index).any(|address| !is_link_local(address))
+    }
+    /// Every address of a link, link-local ones included.
+    pub fn addresses_of(&self, index: Ifindex) -> impl Iterator<Item = IpAddr> {
         self.addresses
             .iter()
-            .any(|(address, on)| !is_link_local(*address) && on.contains(&index))
+            .filter(move |(_, on)| on.contains(&index))
+            .map(|(address, _)| *address)
     }
 
     pub fn apply(&mut self, change: Change) -> Effect {
@@ -150,6 +149,22 @@ impl Observed {
         different
     }
 
+    /// The addresses of one device as just read, whatever its events said or still will say.
+    pub fn set_addresses(&mut self, index: Ifindex, addresses: &BTreeSet<IpAddr>) -> Effect {
+        let known: BTreeSet<IpAddr> = self.addresses_of(index).collect();
+        for gone in known.difference(addresses) {
+            self.set_address(index, *gone, false);
+        }
+        for new in addresses.difference(&known) {
+            self.set_address(index, *new, true);
+        }
+        if known == *addresses {
+            Effect::Same
+        } else {
+            Effect::Addresses(index)
+        }
+    }
+
     fn upsert(&mut self, link: Link) -> Effect {
         let index = link.index;
         match self.links.get_mut(&index) {
@@ -184,9 +199,7 @@ impl Observed {
         let Some(link) = self.links.remove(&index) else {
             return Effect::Same;
         };
-        if self.names.get(&link.name) == Some(&index) {
-            self.names.remove(&link.name);
-        }
+        self.release_name(&link.name, index);
         if let Some(master) = link.master {
             self.leave(master, index);
         }
@@ -229,9 +242,7 @@ impl Observed {
     fn reindex(&mut self, before: &Link, name: LinkName, master: Option<Ifindex>) {
         let index = before.index;
         if before.name != name {
-            if self.names.get(&before.name) == Some(&index) {
-                self.names.remove(&before.name);
-            }
+            self.release_name(&before.name, index);
             self.claim_name(name, index);
         }
         if before.master != master {
@@ -244,9 +255,19 @@ impl Observed {
         }
     }
 
-    /// The newest holder of a name has it: two indexes never share one in the kernel, so the other's event is on its way.
+    /// The newest holder of a name has it: the other's event is on its way.
     fn claim_name(&mut self, name: LinkName, index: Ifindex) {
-        self.names.insert(name, index);
+        self.names.entry(name).or_default().push(index);
+    }
+
+    /// The last message about a device that went may come after the news of its successor; that keeps the name.
+    fn release_name(&mut self, name: &LinkName, index: Ifindex) {
+        if let Some(holders) = self.names.get_mut(name) {
+            holders.retain(|holder| *holder != index);
+            if holders.is_empty() {
+                self.names.remove(name);
+            }
+        }
     }
 
     fn leave(&mut self, master: Ifindex, index: Ifindex) {

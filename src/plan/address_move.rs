@@ -82,6 +82,9 @@ pub struct AddressMove {
     /// What the new device has to show before anything is removed.
     pub expected: Carried,
     pub remove: Vec<Op>,
+    /// What takes the whole transaction back, in order, once it went through but does not compare. Who puts further
+    /// steps around `restore` fills it.
+    pub undo: Vec<Op>,
 }
 
 /// A route through a nexthop object names no device; it would have to move the object.

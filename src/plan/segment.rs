@@ -11,7 +11,7 @@ use crate::model::owned::Mark;
 use crate::model::{
     BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mtu, VlanAttributes, VxlanAttributes,
 };
-use crate::observed::Observed;
+use crate::observed::{Observed, is_link_local};
 
 /// The operations, and what must happen besides them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +24,8 @@ pub struct SegmentPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Enslave {
     pub interface: Ifindex,
+    /// Where the host's addresses are now: on the interface, or on the bridge of ours that had it until now.
+    pub source: Ifindex,
 }
 
 pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPlan, Conflict> {
@@ -243,9 +245,15 @@ fn plan_flat(
             format!("{name} is a bridge and cannot be a port; name it as `bridge` of the physical network");
         return Err(conflict(link, reason));
     }
+    let mut source = index;
     if let Some(master) = link.master.filter(|m| Some(*m) != bridge.index) {
         let holder = observed.link(master);
         let ours = holder.is_some_and(|l| !Mark::read(l.alias.as_deref()).is_foreign());
+        if let Some(holder) = holder.filter(|l| recorded_uplink(l) == Some(name))
+            && observed.has_address(holder.index)
+        {
+            source = holder.index;
+        }
         if !ours && !adopt {
             let holder = holder.map_or_else(|| master.to_string(), |l| l.name.to_string());
             let reason = format!(
@@ -269,7 +277,10 @@ fn plan_flat(
     }
     // Already a port but with addresses: a move that was cut short, or somebody put them there. They belong on the bridge.
     if link.master != bridge.index || bridge.index.is_none() || observed.has_address(index) {
-        plan.enslave = Some(Enslave { interface: index });
+        plan.enslave = Some(Enslave {
+            interface: index,
+            source,
+        });
     }
     Ok(())
 }
@@ -386,10 +397,22 @@ fn plan_stale_uplinks(want: &SegmentWant, observed: &Observed, bridge: LinkRef, 
     for port in observed.ports_of(index) {
         let is_uplink = matches!(port.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_));
         let told = want.uplink.name() == Some(port.name);
-        if is_uplink && !told && Mark::read(port.alias.as_deref()).is_made() {
-            ops.push(Op::DeleteLink {
+        if !is_uplink || told {
+            continue;
+        }
+        match Mark::read(port.alias.as_deref()) {
+            Mark::Made(_) => ops.push(Op::DeleteLink {
                 link: reference(port),
-            });
+            }),
+            // Not ours to delete, but two uplinks on one bridge would join two networks.
+            Mark::Adopted(_) => ops.push(Op::SetLink {
+                link: reference(port),
+                change: LinkChange {
+                    master: Some(Master::Clear),
+                    ..LinkChange::default()
+                },
+            }),
+            Mark::Foreign => {}
         }
     }
 }
@@ -424,6 +447,25 @@ fn missing_attributes(want: &BridgeAttributes, have: &BridgeAttributes) -> Bridg
         multicast_snooping: pick(want.multicast_snooping, have.multicast_snooping),
         vlan_filtering: pick(want.vlan_filtering, have.vlan_filtering),
     }
+}
+
+/// The interface whose addresses a flat network's bridge carries, as its mark says.
+pub fn recorded_uplink(bridge: &Link) -> Option<LinkName> {
+    let owner = Mark::read(bridge.alias.as_deref()).owner()?;
+    LinkName::new(owner.uplink?).ok()
+}
+
+/// A flat network's interface that is still a port of the bridge although the network now has another uplink, or was
+/// given back but not to the end (both have the addresses): that comes before anything else.
+pub fn stale_flat_uplink(want: &SegmentWant, observed: &Observed) -> Option<(Ifindex, Ifindex)> {
+    let bridge = observed.by_name(&want.bridge.name).filter(|l| l.is_bridge())?;
+    let name = recorded_uplink(bridge).filter(|name| want.uplink.name() != Some(*name))?;
+    let uplink = observed.by_name(&name)?;
+    let half_way = || {
+        let mut here = observed.addresses_of(bridge.index).filter(|a| !is_link_local(*a));
+        here.any(|address| observed.addresses_of(uplink.index).any(|other| other == address))
+    };
+    (uplink.master == Some(bridge.index) || half_way()).then_some((bridge.index, uplink.index))
 }
 
 pub fn reference(link: &Link) -> LinkRef {

@@ -3,6 +3,7 @@
 use crate::desired::segment::{UplinkWant, derive_segment};
 use crate::engine::Engine;
 use crate::model::{Ifindex, Network, NetworkId, Segment};
+use crate::observed::is_link_local;
 use crate::policy::api::context::{
     Bridge, Current, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason, Uplink,
 };
@@ -134,7 +135,7 @@ fn uplink(engine: &Engine, network: &Network) -> Option<Uplink> {
         engine
             .observed()
             .addresses_of(index)
-            .find(|a| a.is_ipv4() == v4)
+            .find(|a| a.is_ipv4() == v4 && !is_link_local(*a))
             .map(|a| a.to_string())
     };
     Some(Uplink {
