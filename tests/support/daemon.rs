@@ -201,6 +201,46 @@ impl Daemon {
         );
     }
 
+    /// One network of `tapwire --json network list`.
+    #[track_caller]
+    pub fn network(&self, id: &str) -> Value {
+        let networks = self.json(&["network", "list"]);
+        let networks = networks.as_array().expect("a list of networks");
+        let found = networks.iter().find(|network| network["id"] == id);
+        found
+            .cloned()
+            .unwrap_or_else(|| panic!("no network {id} in {networks:?}"))
+    }
+
+    /// Until a network is in this state.
+    #[track_caller]
+    pub fn wait_network(&self, id: &str, state: &str) {
+        wait_until(
+            &format!("network {id} is {state}"),
+            Duration::from_secs(10),
+            || self.network(id)["state"] == state,
+        );
+    }
+
+    /// One of the counters of `status`.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().expect("a counter")
+    }
+
+    /// `tapwire reload`, which must succeed.
+    #[track_caller]
+    pub fn reload(&self, configuration: &str) {
+        self.write_configuration(configuration);
+        self.json(&["reload"]);
+    }
+
+    /// `tapwire --json plan` has nothing to do.
+    #[track_caller]
+    pub fn assert_nothing_planned(&self) {
+        assert_eq!(self.json(&["plan"]), Value::Array(Vec::new()), "the plan");
+    }
+
     /// The process id, for `/proc`.
     #[track_caller]
     pub fn pid(&self) -> u32 {
@@ -265,18 +305,21 @@ impl Daemon {
         self.expected_errors.push(text.to_owned());
     }
 
+    /// Voluntary context switches of the thread that runs the loop.
+    #[track_caller]
+    pub fn main_wakeups(&self) -> u64 {
+        let pid = self.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status"));
+        voluntary_switches(&status.expect("the daemon's status")).expect("voluntary_ctxt_switches")
+    }
+
     /// Voluntary context switches of all threads: how often it went to sleep, hence woke up.
     #[track_caller]
     pub fn wakeups(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the daemon's threads");
         tasks
             .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-            .filter_map(|status| {
-                let line = status
-                    .lines()
-                    .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
-                line.trim().parse::<u64>().ok()
-            })
+            .filter_map(|status| voluntary_switches(&status))
             .sum()
     }
 
@@ -326,6 +369,13 @@ impl Drop for Daemon {
             unexpected.join("\n")
         );
     }
+}
+
+fn voluntary_switches(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+    line.trim().parse().ok()
 }
 
 fn read_log(stderr: ChildStderr, log: &Mutex<Vec<Line>>) {
