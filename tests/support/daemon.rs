@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// `linux/capability.h`
+const CAP_NET_ADMIN: libc::c_int = 12;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon that runs, or ran. When dropped it is killed, and its log must hold no ERROR line that was not expected.
@@ -73,6 +75,25 @@ impl Daemon {
         daemon.write_configuration(configuration);
         daemon.start();
         daemon
+    }
+
+    /// `tapwire run` without CAP_NET_ADMIN; it must end by itself.
+    #[track_caller]
+    pub fn unprivileged(host: &Host, configuration: &str) -> Output {
+        let folder = TempDir::new().expect("a folder for the daemon");
+        let file = folder.path().join("tapwire.toml");
+        fs::write(&file, with_paths(configuration, folder.path())).expect("write the configuration");
+        let mut command = host.command(TAPWIRE);
+        command.args(["run", "--config"]).arg(file);
+        // SAFETY: between fork and exec only the prctl system call. Root's capabilities after exec are limited by the
+        // bounding set.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        command.output().expect("run tapwire")
     }
 
     /// Starts the program again after it ended, with the same folder.

@@ -4,6 +4,8 @@
 //! daemon with its own commands, and link events are counted by the rig's own observer.
 
 mod attach;
+mod overrun;
+mod restart;
 
 use crate::support::daemon::Daemon;
 use crate::support::host::Host;
