@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// Lines of the log that a failed test shows.
+const LOG_TAIL: usize = 200;
 /// `linux/capability.h`
 const CAP_NET_ADMIN: libc::c_int = 12;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -369,7 +371,11 @@ impl Drop for Daemon {
             self.reap();
         }
         if thread::panicking() {
-            eprintln!("--- log of the daemon\n{}---", self.log_text());
+            let lines = self.log();
+            let shown = lines.len().saturating_sub(LOG_TAIL);
+            eprintln!("--- log of the daemon, without its first {shown} lines");
+            lines[shown..].iter().for_each(|line| eprintln!("{line}"));
+            eprintln!("---");
             return;
         }
         let unexpected: Vec<String> = self

@@ -29,30 +29,28 @@ fn taps_that_were_there_first_are_attached_when_the_daemon_says_in_sync() {
 #[test]
 fn a_restart_with_nothing_to_repair_causes_no_link_event() {
     in_namespace(|| {
-        require!(Feature::Tap, Feature::Vxlan, Feature::Dummy);
-        let host = Host::here();
-        host.ip("link add nic0 type dummy");
-        host.ip("link set nic0 up");
+        require!(Feature::Tap, Feature::Vxlan, Feature::Veth);
+        let (host, peer) = (Host::here(), Host::new());
+        host.join("nic0", &peer, "nic0");
         host.ip("address add 198.51.100.7/24 dev nic0");
-        host.ip("link add wire0 type dummy");
-        host.ip("link set wire0 up");
+        host.join("wire0", &peer, "wire0");
         host.ip("address add 192.0.2.11/24 dev wire0");
         let _taps: Vec<_> = (0..3).map(|n| host.taps(&format!("tap{n}-"), 4)).collect();
         let mut daemon = host.daemon(ALL_HERE);
-        let networks = || [("brqlocal", 4), ("brqflat", 4), ("brqvxlan", 4)];
-        for (bridge, ports) in networks() {
+        // The uplink is a port too.
+        for (bridge, ports) in [("brqlocal", 4), ("brqflat", 5), ("brqvxlan", 5)] {
             assert_eq!(host.attached(bridge), ports, "{bridge}");
         }
         daemon.assert_nothing_planned();
         for end in [Daemon::stop, Daemon::kill] {
             let observer = host.observer();
-            let before = (host.ip("-d address show"), host.run("bridge fdb show"));
+            let before = (host.ip("address show"), host.run("bridge fdb show"));
             end(&mut daemon);
             assert_eq!(observer.take(), [], "stopping leaves everything as it is");
             daemon.start();
             daemon.wait_in_sync();
             assert_eq!(observer.take(), [], "starting finds everything right");
-            assert_eq!(before, (host.ip("-d address show"), host.run("bridge fdb show")));
+            assert_eq!(before, (host.ip("address show"), host.run("bridge fdb show")));
             assert_eq!(daemon.counter("ops"), 0);
             daemon.assert_nothing_planned();
         }
@@ -100,9 +98,8 @@ fn killed_in_the_middle_of_a_burst_and_started_again_it_has_them_all() {
         let host = Host::here();
         let mut daemon = host.daemon(TWO_NETWORKS);
         let observer = host.observer();
-        let mut taps = Vec::new();
         for n in 0..500 {
-            taps.push(host.tap(&format!("tap{}-{n}", n % 2)));
+            host.lasting_tap(&format!("tap{}-{n}", n % 2));
             if n == 250 {
                 daemon.kill();
             }
@@ -111,13 +108,10 @@ fn killed_in_the_middle_of_a_burst_and_started_again_it_has_them_all() {
             }
         }
         daemon.wait_in_sync();
-        let last = taps.last().unwrap().name().to_string();
-        daemon.wait_port(&last, "attached");
+        daemon.wait_port("tap1-499", "attached");
         assert_eq!((host.attached("brqblue"), host.attached("brqred")), (250, 250));
         assert_eq!(observer.count(Change::Released), 0, "no port ever left its bridge");
         daemon.assert_nothing_planned();
-        // The namespace takes them along much faster than closing one by one.
-        taps.into_iter().for_each(std::mem::forget);
     });
 }
 
@@ -126,18 +120,19 @@ fn a_start_under_churn_ends_with_what_is_there() {
     in_namespace(|| {
         require!(Feature::Tap);
         let host = Host::here();
-        let _standing = host.taps("tap1-", 200);
+        (0..200).for_each(|n| host.lasting_tap(&format!("tap1-{n}")));
         let stop = std::sync::atomic::AtomicBool::new(false);
         let (daemon, kept) = std::thread::scope(|scope| {
             let churn = scope.spawn(|| {
-                let mut kept = Vec::new();
+                let mut kept = 0;
                 for round in 0.. {
                     if stop.load(std::sync::atomic::Ordering::Relaxed) {
                         break;
                     }
                     let tap = host.tap(&format!("tap0-{round}"));
                     if round % 3 == 0 {
-                        kept.push(tap);
+                        tap.set_persistent(true).unwrap();
+                        kept += 1;
                     }
                 }
                 kept
@@ -147,15 +142,14 @@ fn a_start_under_churn_ends_with_what_is_there() {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             (daemon, churn.join().unwrap())
         });
-        let there = kept.len() + 200;
+        let there = kept + 200;
         wait_until("what is there is attached and listed", Duration::from_secs(20), || {
             let status = daemon.status();
             status["ports"]["attached"] == there && status["ports"]["pending"] == 0
         });
-        assert_eq!(host.attached("brqblue"), kept.len());
+        assert_eq!(host.attached("brqblue"), kept);
         assert_eq!(host.attached("brqred"), 200);
         daemon.assert_nothing_planned();
-        kept.into_iter().for_each(std::mem::forget);
     });
 }
 
