@@ -409,3 +409,19 @@ fn an_mtu_that_the_device_refuses_does_not_keep_it_from_its_network() {
         assert!(host.is_attached("tap0-1", "brqblue"));
     });
 }
+
+#[test]
+fn the_first_tap_of_a_network_needs_no_second_event() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(TWO_NETWORKS);
+        // Only the kernel is asked: a command would wake the daemon.
+        for round in 0..2 {
+            let name = format!("tap{round}-1");
+            let _tap = host.tap(&name);
+            host.wait_attached(&name, ["brqblue", "brqred"][round]);
+        }
+        drop(daemon);
+    });
+}
