@@ -1,5 +1,6 @@
 //! `tapwire run`.
 
+use super::LogFormat;
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use crate::daemon;
@@ -22,19 +23,25 @@ pub struct Args {
     log: String,
 }
 
+fn init_log(format: LogFormat, level: tracing_subscriber::filter::Targets) {
+    use tracing_subscriber::prelude::*;
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer
+            .with_ansi(super::output::colour(&std::io::stderr()))
+            .with_filter(level)
+            .boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_filter(level).boxed(),
+    };
+    tracing_subscriber::registry().with(layer).init();
+}
+
 pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let level: tracing_subscriber::filter::Targets = args
         .log
         .parse()
         .map_err(|e| Failure::usage(format!("--log: {e}")))?;
-    use tracing_subscriber::prelude::*;
-    tracing_subscriber::registry()
-        .with(
-            tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_filter(level),
-        )
-        .init();
+    init_log(context.global.log_format, level);
     let start = daemon::Start {
         config: context.config_path(),
         socket: context.global.socket.clone(),

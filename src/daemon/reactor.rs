@@ -32,8 +32,12 @@ use tokio::task::JoinSet;
 
 /// Datagrams read in one go: enough for a burst, few enough that actions get their turn.
 const READ_BUDGET: usize = 512;
-/// Actions between two looks at the monitor socket.
+/// Actions between two looks at the monitor socket, at most.
 const ACTION_BUDGET: usize = 32;
+/// What one action's echoes may take of the monitor socket's buffer: 16 link messages (a network made from nothing) of
+/// 2,304 bytes each. With a small buffer fewer actions are carried out before it is read again, or our own work would
+/// overrun it.
+const ECHO_BYTES: usize = 16 * 2304;
 /// The address socket's receive buffer: an address event is 1 KB or so, and a lost one is made good by a dump.
 const ADDRESS_BUFFER: usize = 1024 * 1024;
 
@@ -48,6 +52,9 @@ pub struct Reactor {
     executor: Executor,
     snapshot: Snapshot,
     links: Monitor,
+    /// Events were lost and the queue was not empty since: what is still in it is older than a dump taken now.
+    lost: bool,
+    action_budget: usize,
     addresses: Monitor,
     base: Instant,
     pub(super) started: SystemTime,
@@ -89,8 +96,12 @@ impl Reactor {
             receive_buffer = links.granted_buffer(),
             "starting"
         );
+        // Half of it for others' events.
+        let action_budget = (links.granted_buffer() / 2 / ECHO_BYTES).clamp(1, ACTION_BUDGET);
         Ok(Self {
             engine,
+            lost: false,
+            action_budget,
             executor: Executor::open()?,
             snapshot: Snapshot::open()?,
             links,
@@ -209,10 +220,14 @@ impl Reactor {
         let drained = self.read_links()?;
         self.read_addresses()?;
         if drained == Drained::Empty {
+            self.lost = false;
             self.engine.handle(Event::Drained, self.now());
+        } else if self.lost {
+            // Read it out first: the dump to come must be newer than every event that is applied after it.
+            return Ok(false);
         }
         let mut acted = 0;
-        while acted < ACTION_BUDGET {
+        while acted < self.action_budget {
             let Some(action) = self.engine.poll_action(self.now()) else {
                 break;
             };
@@ -230,10 +245,11 @@ impl Reactor {
     }
 
     fn read_links(&mut self) -> Result<Drained, Error> {
-        let (engine, base) = (&mut self.engine, self.base);
-        Ok(self
-            .links
-            .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+        let (engine, base, lost) = (&mut self.engine, self.base, &mut self.lost);
+        Ok(self.links.drain(READ_BUDGET, &mut |event| {
+            *lost |= matches!(event, RxEvent::Overrun { .. });
+            tell(engine, base, event);
+        })?)
     }
 
     fn read_addresses(&mut self) -> Result<Drained, Error> {

@@ -11,5 +11,6 @@ mod support;
 
 mod kernel;
 mod lifecycle;
+mod live;
 mod rig;
 mod trace;

@@ -15,6 +15,10 @@ use tempfile::TempDir;
 
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// Lines of the log that a failed test shows.
+const LOG_TAIL: usize = 200;
+/// `linux/capability.h`
+const CAP_NET_ADMIN: libc::c_int = 12;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon that runs, or ran. When dropped it is killed, and its log must hold no ERROR line that was not expected.
@@ -73,6 +77,25 @@ impl Daemon {
         daemon.write_configuration(configuration);
         daemon.start();
         daemon
+    }
+
+    /// `tapwire run` without CAP_NET_ADMIN; it must end by itself.
+    #[track_caller]
+    pub fn unprivileged(host: &Host, configuration: &str) -> Output {
+        let folder = TempDir::new().expect("a folder for the daemon");
+        let file = folder.path().join("tapwire.toml");
+        fs::write(&file, with_paths(configuration, folder.path())).expect("write the configuration");
+        let mut command = host.command(TAPWIRE);
+        command.args(["run", "--config"]).arg(file);
+        // SAFETY: between fork and exec only the prctl system call. Root's capabilities after exec are limited by the
+        // bounding set.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        command.output().expect("run tapwire")
     }
 
     /// Starts the program again after it ended, with the same folder.
@@ -201,6 +224,46 @@ impl Daemon {
         );
     }
 
+    /// One network of `tapwire --json network list`.
+    #[track_caller]
+    pub fn network(&self, id: &str) -> Value {
+        let networks = self.json(&["network", "list"]);
+        let networks = networks.as_array().expect("a list of networks");
+        let found = networks.iter().find(|network| network["id"] == id);
+        found
+            .cloned()
+            .unwrap_or_else(|| panic!("no network {id} in {networks:?}"))
+    }
+
+    /// Until a network is in this state.
+    #[track_caller]
+    pub fn wait_network(&self, id: &str, state: &str) {
+        wait_until(
+            &format!("network {id} is {state}"),
+            Duration::from_secs(10),
+            || self.network(id)["state"] == state,
+        );
+    }
+
+    /// One of the counters of `status`.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().expect("a counter")
+    }
+
+    /// `tapwire reload`, which must succeed.
+    #[track_caller]
+    pub fn reload(&self, configuration: &str) {
+        self.write_configuration(configuration);
+        self.json(&["reload"]);
+    }
+
+    /// `tapwire --json plan` has nothing to do.
+    #[track_caller]
+    pub fn assert_nothing_planned(&self) {
+        assert_eq!(self.json(&["plan"]), Value::Array(Vec::new()), "the plan");
+    }
+
     /// The process id, for `/proc`.
     #[track_caller]
     pub fn pid(&self) -> u32 {
@@ -265,18 +328,21 @@ impl Daemon {
         self.expected_errors.push(text.to_owned());
     }
 
+    /// Voluntary context switches of the thread that runs the loop.
+    #[track_caller]
+    pub fn main_wakeups(&self) -> u64 {
+        let pid = self.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status"));
+        voluntary_switches(&status.expect("the daemon's status")).expect("voluntary_ctxt_switches")
+    }
+
     /// Voluntary context switches of all threads: how often it went to sleep, hence woke up.
     #[track_caller]
     pub fn wakeups(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the daemon's threads");
         tasks
             .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-            .filter_map(|status| {
-                let line = status
-                    .lines()
-                    .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
-                line.trim().parse::<u64>().ok()
-            })
+            .filter_map(|status| voluntary_switches(&status))
             .sum()
     }
 
@@ -305,7 +371,11 @@ impl Drop for Daemon {
             self.reap();
         }
         if thread::panicking() {
-            eprintln!("--- log of the daemon\n{}---", self.log_text());
+            let lines = self.log();
+            let shown = lines.len().saturating_sub(LOG_TAIL);
+            eprintln!("--- log of the daemon, without its first {shown} lines");
+            lines[shown..].iter().for_each(|line| eprintln!("{line}"));
+            eprintln!("---");
             return;
         }
         let unexpected: Vec<String> = self
@@ -326,6 +396,13 @@ impl Drop for Daemon {
             unexpected.join("\n")
         );
     }
+}
+
+fn voluntary_switches(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+    line.trim().parse().ok()
 }
 
 fn read_log(stderr: ChildStderr, log: &Mutex<Vec<Line>>) {

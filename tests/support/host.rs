@@ -2,12 +2,14 @@
 
 use super::daemon::Daemon;
 use super::observer::LinkObserver;
+use super::wait::wait_until;
 use serde_json::Value;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, thread};
 use tapwire::kernel::tuntap::Tap;
 use tapwire::model::LinkName;
@@ -46,17 +48,29 @@ impl Host {
         host
     }
 
+    /// Moves a link to another host.
+    #[track_caller]
+    pub fn send(&self, link: &str, to: &Host) {
+        self.ip(&format!("link set {link} netns {}", to.path()));
+    }
+
     /// A veth pair between two hosts, both ends up: the underlay.
     pub fn join(&self, name: &str, other: &Host, name_there: &str) {
-        let there = match &other.namespace {
-            Some(fd) => format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()),
-            None => format!("/proc/{}/ns/net", std::process::id()),
-        };
         self.ip(&format!(
-            "link add {name} type veth peer name {name_there} netns {there}"
+            "link add {name} type veth peer name {name_there} netns {}",
+            other.path()
         ));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {name_there} up"));
+    }
+
+    /// A file that stands for the namespace, for `ip ... netns`.
+    fn path(&self) -> String {
+        let process = std::process::id();
+        match &self.namespace {
+            Some(fd) => format!("/proc/{process}/fd/{}", fd.as_raw_fd()),
+            None => format!("/proc/{process}/ns/net"),
+        }
     }
 
     /// Runs `work` on a thread that is in this host's namespace: sockets and taps made there belong there.
@@ -153,12 +167,50 @@ impl Host {
         self.master(tap).as_deref() == Some(bridge) && self.is_up(tap)
     }
 
+    /// How many links are attached to a bridge: its ports, and up.
+    pub fn attached(&self, bridge: &str) -> usize {
+        let output = self
+            .command("ip")
+            .args(["-j", "link", "show", "up", "master", bridge])
+            .output()
+            .expect("run ip");
+        match (output.status.success(), json(&String::from_utf8_lossy(&output.stdout))) {
+            // iproute2 6.1 prints an empty object for each link that it left out.
+            (true, Value::Array(links)) => links.iter().filter(|link| link["ifname"].is_string()).count(),
+            _ => 0,
+        }
+    }
+
+    /// Until a tap is attached to a bridge.
+    #[track_caller]
+    pub fn wait_attached(&self, tap: &str, bridge: &str) {
+        wait_until(
+            &format!("{tap} is attached to {bridge}"),
+            Duration::from_secs(10),
+            || self.is_attached(tap, bridge),
+        );
+    }
+
+    /// A file below `/proc/sys/net` as this host's namespace has it, without its line end.
+    #[track_caller]
+    pub fn sysctl(&self, name: &str) -> String {
+        let path = format!("/proc/sys/net/{name}");
+        let text = self.within(|| std::fs::read_to_string(&path));
+        text.unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
+    }
+
     /// A tap on this host, down, without a master. It goes when dropped.
     #[track_caller]
     pub fn tap(&self, name: &str) -> Tap {
         let name = LinkName::new(name).expect("a legal name");
         self.within(|| Tap::create(Some(&name)))
             .unwrap_or_else(|e| panic!("{:#}", anyhow::Error::new(e)))
+    }
+
+    /// A tap that nobody holds open, hence without carrier: it stays until the namespace ends.
+    #[track_caller]
+    pub fn lasting_tap(&self, name: &str) {
+        drop(Crowd(vec![self.tap(name)]));
     }
 
     /// `PREFIX0` to `PREFIX(count - 1)`.
@@ -178,6 +230,19 @@ impl Host {
     /// Watches this host's link events from now on.
     pub fn observer(&self) -> LinkObserver {
         self.within(LinkObserver::open)
+    }
+}
+
+/// Many taps, held open. Dropped, they are let go of without being deleted: the end of the namespace drops a thousand in
+/// one go, closing costs 20 ms each.
+#[derive(Debug)]
+pub struct Crowd(pub Vec<Tap>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for tap in self.0.drain(..) {
+            tap.set_persistent(true).expect("a persistent tap");
+        }
     }
 }
 

@@ -1,0 +1,128 @@
+//! More events than the socket holds: one resync makes it good.
+
+use super::TWO_NETWORKS;
+use crate::support::feature::{Feature, require};
+use crate::support::host::{Crowd, Host};
+use crate::support::wait::wait_until;
+use crate::support::world::in_namespace;
+use std::time::Duration;
+
+/// Four networks, `tap0-*` to `tap3-*`: a bridge has room for 1,023 ports.
+fn four_networks(buffer: &str) -> String {
+    let mut text = format!("[daemon]\nprune_after = \"never\"\nreceive_buffer = \"{buffer}\"\n");
+    for n in 0..4 {
+        text += &format!(
+            "[[network]]\nid = \"net{n}\"\nnetwork_type = \"local\"\n[[port]]\ntap = \"tap{n}-*\"\nnetwork = \"net{n}\"\n"
+        );
+    }
+    text
+}
+
+/// Held open: of a tap without carrier the kernel tells more, a hundred a second.
+fn taps_of_four_networks(host: &Host, count: usize) -> Crowd {
+    Crowd((0..count).map(|n| host.tap(&format!("tap{}-{n}", n % 4))).collect())
+}
+
+fn all_attached(host: &Host) -> bool {
+    (0..4).all(|n| host.attached(&format!("brqnet{n}")) == 500)
+}
+
+#[test]
+fn two_thousand_taps_that_came_while_the_daemon_was_stopped_cost_one_resync() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(&four_networks("64KiB"));
+        daemon.signal(libc::SIGSTOP);
+        let _taps = taps_of_four_networks(&host, 2000);
+        daemon.signal(libc::SIGCONT);
+        wait_until("all are attached", Duration::from_secs(30), || all_attached(&host));
+        wait_until("it is in sync again", Duration::from_secs(10), || {
+            daemon.status()["in_sync"] == true
+        });
+        let status = daemon.status();
+        assert!(status["counters"]["overruns"].as_u64().unwrap() >= 1, "{status}");
+        assert_eq!(status["counters"]["resyncs"], 1, "{status}");
+        assert_eq!(status["ports"]["attached"], 2000, "{status}");
+        daemon.assert_nothing_planned();
+    });
+}
+
+#[test]
+fn the_default_buffer_takes_two_thousand_taps_without_a_loss() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(&four_networks("64MiB"));
+        daemon.signal(libc::SIGSTOP);
+        let _taps = taps_of_four_networks(&host, 2000);
+        daemon.signal(libc::SIGCONT);
+        wait_until("all are attached", Duration::from_secs(30), || all_attached(&host));
+        let status = daemon.status();
+        assert_eq!(status["counters"]["overruns"], 0, "{status}");
+        assert_eq!(status["counters"]["resyncs"], 0, "{status}");
+        assert_eq!(status["ports"]["attached"], 2000, "{status}");
+    });
+}
+
+#[test]
+fn deletes_that_were_lost_are_found_by_one_resync() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let small = TWO_NETWORKS.replace("[daemon]", "[daemon]\nreceive_buffer = \"64KiB\"");
+        let daemon = host.daemon(&small);
+        let taps = host.taps("tap0-", 100);
+        (100..150).for_each(|n| host.lasting_tap(&format!("tap0-{n}")));
+        let stays = host.taps("tap1-", 3);
+        daemon.wait_port("tap1-2", "attached");
+        wait_until("all are attached", Duration::from_secs(20), || {
+            host.attached("brqblue") == 150
+        });
+        wait_until("it is in sync", Duration::from_secs(10), || {
+            daemon.status()["in_sync"] == true
+        });
+        let resyncs = daemon.counter("resyncs");
+        daemon.signal(libc::SIGSTOP);
+        drop(taps);
+        daemon.signal(libc::SIGCONT);
+        wait_until("the gone taps are forgotten", Duration::from_secs(20), || {
+            daemon.json(&["port", "list"]).as_array().unwrap().len() == 50 + stays.len()
+        });
+        wait_until("it is in sync again", Duration::from_secs(10), || {
+            daemon.status()["in_sync"] == true
+        });
+        let status = daemon.status();
+        assert!(status["counters"]["overruns"].as_u64().unwrap() >= 1, "{status}");
+        assert_eq!(status["counters"]["resyncs"], resyncs + 1, "{status}");
+        assert_eq!(host.attached("brqblue"), 50);
+        daemon.assert_nothing_planned();
+    });
+}
+
+#[test]
+fn a_thousand_idle_taps_wake_nobody() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(&four_networks("64MiB"));
+        let _taps = taps_of_four_networks(&host, 1000);
+        wait_until("all are attached", Duration::from_secs(30), || {
+            (0..4).all(|n| host.attached(&format!("brqnet{n}")) == 250)
+        });
+        // The kernel tells a bridge's carrier up to a second late, the file watch settles: wait until a whole second
+        // was quiet, then measure.
+        let quiet_for = |period: Duration| {
+            let before = daemon.main_wakeups();
+            std::thread::sleep(period);
+            daemon.main_wakeups() == before
+        };
+        wait_until("the last echo is read", Duration::from_secs(10), || {
+            quiet_for(Duration::from_secs(1))
+        });
+        let before = daemon.main_wakeups();
+        // What is measured, not a synchronisation.
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(daemon.main_wakeups() - before, 0);
+    });
+}
