@@ -172,6 +172,7 @@ fn strays(settings: &Settings, members: &[Member], left_out: &[Problem], failed:
 }
 
 fn member(source: &Source, around: &Surroundings, kept: &BTreeMap<String, Kept>) -> Result<Member, Problem> {
+    super::memory::keep_thresholds();
     let (plugin, mut runtime) = load_plugin(source, around)?;
     let problem = |message: String| Problem {
         plugin: plugin.name.clone(),

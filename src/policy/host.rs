@@ -183,6 +183,26 @@ pub struct Preparation {
 }
 
 impl Preparation {
+    /// Runs the tests beside the plugins, then loads. Blocks. What a reload should use.
+    pub fn load_tested(self, config: &PolicySettings) -> Result<Candidate, LoadReport> {
+        let report = super::tools::testing::run_where_present(&config.plugins);
+        if report.code != 0 {
+            let problems = report
+                .lines
+                .iter()
+                .filter(|line| !line.starts_with("ok "))
+                .map(|line| Problem {
+                    plugin: String::new(),
+                    place: "policy test".into(),
+                    message: line.trim().to_owned(),
+                });
+            return Err(LoadReport {
+                problems: problems.collect(),
+            });
+        }
+        self.load(config)
+    }
+
     /// Loads a new generation aside. Blocks.
     pub fn load(self, config: &PolicySettings) -> Result<Candidate, LoadReport> {
         Ok(Candidate {

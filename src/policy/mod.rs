@@ -15,6 +15,7 @@ pub mod generation;
 pub mod guard;
 pub mod host;
 pub mod lift;
+pub mod memory;
 pub mod merge;
 pub mod plugin;
 pub mod pool;

@@ -251,6 +251,23 @@ fn a_broken_file_keeps_the_old_plugins_running() {
 }
 
 #[test]
+fn a_plugin_that_fails_its_own_test_is_not_put_into_force() {
+    let test = "local t = require('policy.test')\nt.case{ name='mtu', plugin='a', hook='port', ctx=t.tap(), want={ mtu = 1400 } }";
+    let bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }"))]);
+    let host = bench.host();
+    std::fs::write(bench.path("a_test.lua"), test).unwrap();
+    assert!(host.prepare().load_tested(&bench.config).is_ok());
+    std::fs::write(bench.path("a.lua"), port("return { mtu = 1500 }")).unwrap();
+    let report = host
+        .prepare()
+        .load_tested(&bench.config)
+        .err()
+        .expect("the test fails")
+        .to_string();
+    assert!(report.contains("mtu: want 1400, got 1500"), "{report}");
+}
+
+#[test]
 fn a_reply_of_the_old_generation_is_dropped_and_its_last_good_answers_stay() {
     let bench = Bench::new(&[("a.lua", &port("for i = 1, 1e5 do end\nreturn { mtu = 1400 }"))])
         .with(json!({"deadline_ms": 10000, "abandon_ms": 60000}));

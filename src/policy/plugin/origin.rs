@@ -4,7 +4,11 @@
 //! there are several (or none), the line where the hook starts. So a line is never wrong, only coarse.
 
 use crate::policy::api::Hook;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Entries of the memory of lines.
+const MAX_FOUND: usize = 256;
 
 #[derive(Debug)]
 pub struct Origins {
@@ -13,6 +17,8 @@ pub struct Origins {
     text: Arc<str>,
     /// Line where each hook starts, ascending.
     hooks: Vec<(Hook, usize)>,
+    /// Lines found before, by hook and field: the same few are asked for with every answer.
+    found: Mutex<HashMap<(Hook, String), usize>>,
 }
 
 impl Origins {
@@ -23,6 +29,7 @@ impl Origins {
             shown,
             text,
             hooks,
+            found: Mutex::default(),
         }
     }
 
@@ -46,6 +53,17 @@ impl Origins {
     fn line(&self, hook: Hook, path: &str) -> usize {
         let whole = path.split('[').next().unwrap_or(path);
         let word = whole.rsplit('.').next().unwrap_or(whole);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        // A tag's name is the script's to choose: the memory of lines is bounded.
+        if found.len() > MAX_FOUND {
+            found.clear();
+        }
+        *found
+            .entry((hook, word.to_owned()))
+            .or_insert_with(|| self.search(hook, word))
+    }
+
+    fn search(&self, hook: Hook, word: &str) -> usize {
         let start = self.start(hook);
         let end = self
             .hooks

@@ -9,6 +9,7 @@ use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Hook, Outcome};
 use crate::policy::lift::{Bounds, lift};
+use crate::policy::memory::give_memory_back;
 use crate::policy::settings::Limits;
 use crate::policy::tools::coverage::Lines;
 use mlua::serde::LuaSerdeExt;
@@ -51,6 +52,8 @@ pub struct Called {
 
 /// A state that ran out of memory twice in this time is replaced.
 const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_secs(60);
+/// Garbage that is not worth any collection while others wait for the processor.
+const LITTLE_GARBAGE: usize = 256 << 10;
 /// Garbage that is not worth a thorough collection.
 const KEPT_GARBAGE: usize = 2 << 20;
 /// Tables kept for networks and uplinks that many taps share.
@@ -133,6 +136,9 @@ impl Runtime {
     /// behind. Then the pages go back to the system, which the allocator would otherwise keep for this thread.
     pub fn rest(&self) {
         let before = self.used_memory();
+        if before < self.loaded_memory + LITTLE_GARBAGE {
+            return;
+        }
         let much = before > self.loaded_memory + KEPT_GARBAGE;
         let collected = if much {
             self.lua.gc_collect()
@@ -361,11 +367,14 @@ fn frozen<T: Serialize>(lua: &Lua, part: &T) -> mlua::Result<Table> {
     Ok(table)
 }
 
+/// A part of this call only: what lies deeper may be changed, nobody else will see it.
 fn set<T: Serialize>(lua: &Lua, ctx: &Table, name: &str, part: &Option<T>) -> mlua::Result<()> {
-    match part {
-        Some(part) => ctx.raw_set(name, frozen(lua, part)?),
-        None => Ok(()),
+    let Some(part) = part else { return Ok(()) };
+    let table = value(lua, part)?;
+    if let Value::Table(table) = &table {
+        table.set_readonly(true);
     }
+    ctx.raw_set(name, table)
 }
 
 /// The table of a part that many taps share: built once while it does not change.
@@ -386,13 +395,4 @@ fn shared<T: Serialize + PartialEq>(
     }
     known.insert(key.to_owned(), (Arc::clone(part), table.clone()));
     Ok(table)
-}
-
-/// The allocator keeps freed pages of a thread's arena until asked.
-pub fn give_memory_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: no arguments that could be wrong; it takes the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

@@ -1,10 +1,13 @@
 //! One question on its way through the chain of plugins.
 
+use crate::policy::api::context::Part;
 use crate::policy::api::decision::{AdmitVerdict, Decision, PortVerdict, Verdict};
 use crate::policy::api::{Context, Fallback, Hook, Outcome, Reply, Request, Step, Subject};
 use crate::policy::merge::{Statement, merge};
 use crate::policy::plugin::load::Plugin;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +37,9 @@ pub struct Job {
     pub context: Arc<Context>,
     pub contributions: Vec<Contribution>,
     /// Where a cacheable answer is to be remembered, by lane.
-    pub cache_keys: Vec<Option<Box<[u8]>>>,
+    pub cache_keys: Vec<Option<u128>>,
+    /// Digests of parts of the context, by `Part as usize`, as far as asked for.
+    digests: [Option<u128>; Part::ALL.len()],
     pub retry_after: Option<Duration>,
 }
 
@@ -50,6 +55,7 @@ impl Job {
             context: Arc::new(context),
             contributions: vec![Contribution::Pending; lanes],
             cache_keys: vec![None; lanes],
+            digests: [None; Part::ALL.len()],
             retry_after: None,
         }
     }
@@ -73,6 +79,22 @@ impl Job {
         if let Some(place) = self.contributions.get_mut(lane) {
             *place = contribution;
         }
+    }
+
+    /// Digest of the given parts of the context: equal digests, equal input. Each part is looked at once, however many
+    /// plugins read it. `None`: a part that can't be compared.
+    pub fn digest(&mut self, parts: &[Part]) -> Option<u128> {
+        let mut whole = Digest::default();
+        for part in parts {
+            let known = self.digests.get_mut(*part as usize)?;
+            let digest = match known {
+                Some(digest) => *digest,
+                None => *known.insert(digest_of(*part, &self.context)?),
+            };
+            // Only writing into memory: can't fail.
+            let _ = whole.write_all(&digest.to_ne_bytes());
+        }
+        Some(whole.finish())
     }
 
     /// Ask again no later than `pause` from now.
@@ -206,4 +228,55 @@ pub fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
         ) => Outcome::Deferred,
         Some(_) => Outcome::Answered,
     }
+}
+
+/// 128 bits: two SipHash streams, so that a chance collision never gives one tap another's answer.
+struct Digest(DefaultHasher, DefaultHasher);
+
+impl Default for Digest {
+    fn default() -> Self {
+        let mut second = DefaultHasher::new();
+        second.write_u8(1);
+        Self(DefaultHasher::new(), second)
+    }
+}
+
+impl Digest {
+    fn finish(&self) -> u128 {
+        u128::from(self.0.finish()) << 64 | u128::from(self.1.finish())
+    }
+}
+
+impl Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes);
+        self.1.write(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn digest_of(part: Part, context: &Context) -> Option<u128> {
+    // JSON comes in many small pieces; hashing them one by one would cost more than collecting them.
+    let mut bytes = Vec::with_capacity(256);
+    let written = match part {
+        Part::Link => serde_json::to_writer(&mut bytes, &context.link),
+        Part::Port => serde_json::to_writer(&mut bytes, &context.port),
+        Part::Vm => serde_json::to_writer(&mut bytes, &context.vm),
+        Part::Network => serde_json::to_writer(&mut bytes, &context.network),
+        Part::Uplink => serde_json::to_writer(&mut bytes, &context.uplink),
+        Part::Bridge => serde_json::to_writer(&mut bytes, &context.bridge),
+        Part::Current => serde_json::to_writer(&mut bytes, &context.current),
+        Part::Host => serde_json::to_writer(&mut bytes, &context.host),
+        Part::Plan => serde_json::to_writer(&mut bytes, &context.plan),
+        Part::Result => serde_json::to_writer(&mut bytes, &context.result),
+        Part::Diff => serde_json::to_writer(&mut bytes, &context.diff),
+        Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
+    };
+    written.ok()?;
+    let mut digest = Digest::default();
+    digest.write_all(&bytes).ok()?;
+    Some(digest.finish())
 }

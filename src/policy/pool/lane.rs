@@ -2,7 +2,6 @@
 //! and how it has been doing.
 
 use super::job::{Contribution, Job, closed_verdict, outcome_of};
-use crate::policy::api::context::Part;
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Context, Fallback, Hook, Outcome, Subject};
 use crate::policy::breaker::{Breakers, retry_after};
@@ -23,8 +22,8 @@ pub const MAX_ABANDONED: u32 = 3;
 /// Answers remembered by input. Then all are forgotten: what is still asked comes back at once.
 const MAX_REMEMBERED: usize = 512;
 
-/// Answers by hook and the bytes of the input they depend on.
-type Remembered = HashMap<(Hook, Box<[u8]>), Option<Arc<Verdict>>>;
+/// Answers by hook and the digest of the input they depend on.
+type Remembered = HashMap<(Hook, u128), Option<Arc<Verdict>>>;
 
 pub struct Lane {
     pub plugin: Arc<Plugin>,
@@ -120,12 +119,12 @@ impl Lane {
     }
 
     /// The key under which an answer to this question may be remembered: the parts the plugin declared to read.
-    pub fn cache_key(&self, job: &Job) -> Option<Box<[u8]>> {
+    pub fn cache_key(&self, job: &mut Job) -> Option<u128> {
         let reads = self.plugin.manifest.reads.as_ref()?;
         if !job.hook.decides() || reads.iter().any(|part| part.is_volatile()) {
             return None;
         }
-        cache_key(reads, &job.context)
+        job.digest(reads)
     }
 
     /// Answers from memory, if the same input was answered before.
@@ -284,28 +283,4 @@ impl Lane {
             verdict,
         }
     }
-}
-
-/// The declared parts as bytes: equal bytes, equal input.
-fn cache_key(reads: &[Part], context: &Context) -> Option<Box<[u8]>> {
-    let mut bytes = Vec::with_capacity(256);
-    for part in reads {
-        let written = match part {
-            Part::Link => serde_json::to_writer(&mut bytes, &context.link),
-            Part::Port => serde_json::to_writer(&mut bytes, &context.port),
-            Part::Vm => serde_json::to_writer(&mut bytes, &context.vm),
-            Part::Network => serde_json::to_writer(&mut bytes, &context.network),
-            Part::Uplink => serde_json::to_writer(&mut bytes, &context.uplink),
-            Part::Bridge => serde_json::to_writer(&mut bytes, &context.bridge),
-            Part::Current => serde_json::to_writer(&mut bytes, &context.current),
-            Part::Host => serde_json::to_writer(&mut bytes, &context.host),
-            Part::Plan => serde_json::to_writer(&mut bytes, &context.plan),
-            Part::Result => serde_json::to_writer(&mut bytes, &context.result),
-            Part::Diff => serde_json::to_writer(&mut bytes, &context.diff),
-            Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
-        };
-        written.ok()?;
-        bytes.push(0);
-    }
-    Some(bytes.into_boxed_slice())
 }
