@@ -148,6 +148,7 @@ impl Observer {
     pub fn policy_step(
         &mut self,
         now: Time,
+        cause: u64,
         index: crate::model::Ifindex,
         name: &str,
         plugin: &str,
@@ -161,7 +162,7 @@ impl Observer {
             word: plugin,
             text: &format!("{hook}: {verdict}"),
             elapsed_us: u32::try_from(elapsed_us).unwrap_or(u32::MAX),
-            ..Step::new(Kind::Policy, now.micros(), 0)
+            ..Step::new(Kind::Policy, now.micros(), cause)
         });
     }
 
@@ -237,10 +238,12 @@ impl Reactor {
         let link = self.engine.observed().by_name(&target.tap);
         let tap = link.and_then(|l| self.engine.tap(l.index));
         let ifindex = link.map(|l| l.index.get());
-        let steps = self
+        let mut steps = self
             .observer
             .flight
             .of_device(ifindex.unwrap_or(0), &target.tap.to_text());
+        // Operations are recorded as they end, what the engine notes a moment later: put them in order.
+        steps.sort_by_key(|step| step.at_us);
         if link.is_none() && steps.is_empty() {
             return Err(
                 Failure::new(FailureKind::NotFound, format!("no link is named {}", target.tap)).hint(

@@ -58,7 +58,7 @@ impl fmt::Display for PortState {
             PortState::Pending { reason } | PortState::Conflict { reason, .. } => f.write_str(reason),
             PortState::Configuring | PortState::Attached => Ok(()),
             PortState::Failed { error, .. } => f.write_str(error),
-            PortState::Denied { plugin, reason } => write!(f, "denied by plugin {plugin}: {reason}"),
+            PortState::Denied { plugin, reason } => write!(f, "plugin {plugin}: {reason}"),
         }
     }
 }

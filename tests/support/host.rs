@@ -174,7 +174,10 @@ impl Host {
             .args(["-j", "link", "show", "up", "master", bridge])
             .output()
             .expect("run ip");
-        match (output.status.success(), json(&String::from_utf8_lossy(&output.stdout))) {
+        match (
+            output.status.success(),
+            json(&String::from_utf8_lossy(&output.stdout)),
+        ) {
             // iproute2 6.1 prints an empty object for each link that it left out.
             (true, Value::Array(links)) => links.iter().filter(|link| link["ifname"].is_string()).count(),
             _ => 0,

@@ -177,11 +177,12 @@ fn labels(settings: &PolicySettings) -> BTreeMap<String, String> {
 impl Reactor {
     /// The engine asks about a tap.
     pub(super) fn ask_port(&mut self, index: Ifindex, ticket: u64) {
-        let network = self
+        let mapping = self
             .engine
-            .tap(index)
-            .and_then(|tap| tap.intent.network())
-            .cloned();
+            .observed()
+            .link(index)
+            .and_then(|l| self.engine.desired().mapping_for(&l.name));
+        let network = mapping.map(|m| m.network.clone());
         let unmapped = network.is_none();
         let question = Question {
             ticket,
@@ -372,7 +373,7 @@ impl Reactor {
                 if let Some(reason) = &decided.verdict.deny
                     && let Some(question) = self.policy.questions.get_mut(&index)
                 {
-                    question.verdict.deny = Some(verdict::denial(reason, &decided.by));
+                    question.verdict.deny = Some(verdict::denial(reason, reply.hook, &decided.by));
                 }
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
@@ -430,6 +431,7 @@ impl Reactor {
                     None => step.outcome.word().to_owned(),
                 };
                 let now = self.now();
+                let cause = self.engine.tap(index).map_or(0, |t| t.cause.0);
                 let name = self
                     .engine
                     .tap(index)
@@ -437,6 +439,7 @@ impl Reactor {
                     .unwrap_or_default();
                 self.observer.policy_step(
                     now,
+                    cause,
                     index,
                     &name,
                     &step.plugin,

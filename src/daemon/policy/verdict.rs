@@ -7,7 +7,7 @@ use crate::model::{
     Segment, Vid, Vni,
 };
 use crate::policy::api::context::NetworkType;
-use crate::policy::api::{self, Decided, FdbKind, FdbRule, PortSettings, ResolveVerdict};
+use crate::policy::api::{self, Decided, FdbKind, FdbRule, Hook, PortSettings, ResolveVerdict};
 use crate::policy::shape::Setting;
 use std::collections::BTreeMap;
 
@@ -44,22 +44,17 @@ pub fn add_port(to: &mut PortVerdict, decided: &Decided<api::PortVerdict>) {
         })
         .collect();
     if let Some(reason) = &verdict.deny {
-        to.deny = Some(denial(reason, &decided.by));
+        to.deny = Some(denial(reason, Hook::Port, &decided.by));
     }
 }
 
-pub fn denial(reason: &str, by: &BTreeMap<String, String>) -> Denial {
+pub fn denial(reason: &str, hook: Hook, by: &BTreeMap<String, String>) -> Denial {
     let origin = by.get("deny").map_or("", String::as_str);
     // "plugin file:line"
-    let (plugin, place) = origin.split_once(' ').unwrap_or((origin, ""));
-    let reason = if place.is_empty() {
-        reason.to_owned()
-    } else {
-        format!("{reason} ({place})")
-    };
+    let (plugin, place) = origin.split_once(' ').unwrap_or((origin, "no place"));
     Denial {
         plugin: plugin.into(),
-        reason: reason.into(),
+        reason: format!("{reason} (hook {}, {place})", hook.word()).into(),
     }
 }
 

@@ -72,7 +72,10 @@ fn a_bridge_keeps_its_address_and_mtu_whatever_ports_come_and_go() {
             daemon.json(&["port", "list"]).as_array().unwrap().len() == 1
         });
         let after = host.link("brqblue").unwrap();
-        assert_eq!((&before["address"], &before["mtu"]), (&after["address"], &after["mtu"]));
+        assert_eq!(
+            (&before["address"], &before["mtu"]),
+            (&after["address"], &after["mtu"])
+        );
         let index = before["ifindex"].as_u64().unwrap();
         assert!(
             observer
@@ -261,7 +264,9 @@ fn an_index_that_another_device_takes_over_is_another_tap() {
         // The daemon sees the end of the one and the beginning of the other in one go.
         daemon.signal(libc::SIGSTOP);
         drop(tap);
-        host.ip(&format!("link add tap1-1 index {index} type veth peer name other"));
+        host.ip(&format!(
+            "link add tap1-1 index {index} type veth peer name other"
+        ));
         daemon.signal(libc::SIGCONT);
         daemon.wait_port("tap1-1", "attached");
         assert!(host.is_attached("tap1-1", "brqred"));
@@ -288,9 +293,11 @@ fn a_rename_moves_a_tap_in_and_out_of_what_the_mapping_says() {
         assert_eq!(observer.count(Change::Released), 1, "moved once");
         assert_eq!(daemon.json(&["port", "list"]).as_array().unwrap().len(), 1);
         host.ip("link set tap1-7 name foo");
-        wait_until("a name that nobody maps is not listed", Duration::from_secs(5), || {
-            daemon.json(&["port", "list"]).as_array().unwrap().is_empty()
-        });
+        wait_until(
+            "a name that nobody maps is not listed",
+            Duration::from_secs(5),
+            || daemon.json(&["port", "list"]).as_array().unwrap().is_empty(),
+        );
         assert_eq!(host.master("foo").as_deref(), Some("brqred"), "left where it is");
         daemon.assert_nothing_planned();
     });

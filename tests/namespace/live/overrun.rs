@@ -20,7 +20,11 @@ fn four_networks(buffer: &str) -> String {
 
 /// Held open: of a tap without carrier the kernel tells more, a hundred a second.
 fn taps_of_four_networks(host: &Host, count: usize) -> Crowd {
-    Crowd((0..count).map(|n| host.tap(&format!("tap{}-{n}", n % 4))).collect())
+    Crowd(
+        (0..count)
+            .map(|n| host.tap(&format!("tap{}-{n}", n % 4)))
+            .collect(),
+    )
 }
 
 fn all_attached(host: &Host) -> bool {
@@ -36,7 +40,9 @@ fn two_thousand_taps_that_came_while_the_daemon_was_stopped_cost_one_resync() {
         daemon.signal(libc::SIGSTOP);
         let _taps = taps_of_four_networks(&host, 2000);
         daemon.signal(libc::SIGCONT);
-        wait_until("all are attached", Duration::from_secs(30), || all_attached(&host));
+        wait_until("all are attached", Duration::from_secs(30), || {
+            all_attached(&host)
+        });
         wait_until("it is in sync again", Duration::from_secs(10), || {
             daemon.status()["in_sync"] == true
         });
@@ -57,7 +63,9 @@ fn the_default_buffer_takes_two_thousand_taps_without_a_loss() {
         daemon.signal(libc::SIGSTOP);
         let _taps = taps_of_four_networks(&host, 2000);
         daemon.signal(libc::SIGCONT);
-        wait_until("all are attached", Duration::from_secs(30), || all_attached(&host));
+        wait_until("all are attached", Duration::from_secs(30), || {
+            all_attached(&host)
+        });
         let status = daemon.status();
         assert_eq!(status["counters"]["overruns"], 0, "{status}");
         assert_eq!(status["counters"]["resyncs"], 0, "{status}");

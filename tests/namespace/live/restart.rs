@@ -110,7 +110,11 @@ fn killed_in_the_middle_of_a_burst_and_started_again_it_has_them_all() {
         daemon.wait_in_sync();
         daemon.wait_port("tap1-499", "attached");
         assert_eq!((host.attached("brqblue"), host.attached("brqred")), (250, 250));
-        assert_eq!(observer.count(Change::Released), 0, "no port ever left its bridge");
+        assert_eq!(
+            observer.count(Change::Released),
+            0,
+            "no port ever left its bridge"
+        );
         daemon.assert_nothing_planned();
     });
 }
@@ -143,10 +147,14 @@ fn a_start_under_churn_ends_with_what_is_there() {
             (daemon, churn.join().unwrap())
         });
         let there = kept + 200;
-        wait_until("what is there is attached and listed", Duration::from_secs(20), || {
-            let status = daemon.status();
-            status["ports"]["attached"] == there && status["ports"]["pending"] == 0
-        });
+        wait_until(
+            "what is there is attached and listed",
+            Duration::from_secs(20),
+            || {
+                let status = daemon.status();
+                status["ports"]["attached"] == there && status["ports"]["pending"] == 0
+            },
+        );
         assert_eq!(host.attached("brqblue"), kept);
         assert_eq!(host.attached("brqred"), 200);
         daemon.assert_nothing_planned();
@@ -164,7 +172,10 @@ fn a_second_daemon_in_the_same_namespace_refuses() {
         let status = second.ended();
         assert_eq!(status.code(), Some(1));
         let log = second.log_text();
-        assert!(log.contains("another tapwire runs in this network namespace"), "{log}");
+        assert!(
+            log.contains("another tapwire runs in this network namespace"),
+            "{log}"
+        );
         let _tap = host.tap("tap0-1");
         daemon.wait_port("tap0-1", "attached");
         // Another namespace is another host.
@@ -211,7 +222,15 @@ fn what_commands_told_survives_kill_9() {
         require!(Feature::Tap);
         let host = Host::here();
         let mut daemon = host.daemon(TWO_NETWORKS);
-        daemon.json(&["network", "add", "green", "--network-type", "local", "--mtu", "1400"]);
+        daemon.json(&[
+            "network",
+            "add",
+            "green",
+            "--network-type",
+            "local",
+            "--mtu",
+            "1400",
+        ]);
         daemon.json(&["network", "add", "grey", "--network-type", "local"]);
         daemon.json(&["port", "bind", "tap7", "green"]);
         daemon.json(&["port", "bind", "tap8", "grey"]);
@@ -255,7 +274,10 @@ fn a_network_with_taps_is_only_deleted_when_forced() {
         assert!(host.is_attached("tap7", "brqgreen"));
         let from_file = daemon.output(&["network", "delete", "blue"]);
         let text = String::from_utf8_lossy(&from_file.stderr).into_owned();
-        assert!(!from_file.status.success() && text.contains("tapwire.toml"), "{text}");
+        assert!(
+            !from_file.status.success() && text.contains("tapwire.toml"),
+            "{text}"
+        );
         daemon.json(&["network", "delete", "green", "--force"]);
         wait_until("its tap is detached", Duration::from_secs(5), || {
             host.master("tap7").is_none()
