@@ -388,6 +388,10 @@ impl Reactor {
         if let Some(filter) = &filter {
             Filter::parse(filter).map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
         }
+        // First of all, whose requests are ours: addresses and routes name the requester.
+        let portids: Vec<u32> = self.sockets().into_iter().map(|(_, portid)| portid).collect();
+        let mut sink = sink;
+        sink.push(serde_json::json!({ "portids": portids }).to_string().into());
         self.observer.sinks.push(sink);
         Ok(())
     }

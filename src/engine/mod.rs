@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod event;
 mod kernel;
 pub mod note;
+mod original;
 mod orphan;
 mod outcome;
 mod relocation;

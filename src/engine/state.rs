@@ -1,6 +1,7 @@
 //! What the engine remembers of a tap and of a segment.
 
 use super::backoff::Fight;
+use super::original::Original;
 use crate::desired::port::{PortIntent, PortWant};
 use crate::desired::segment::SegmentWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
@@ -138,6 +139,8 @@ pub struct Tap {
     pub settled: Option<(PortWant, Option<Mtu>)>,
     /// Static entries that we put on its port.
     pub fdb: Vec<Mac>,
+    /// How it was before policy said otherwise.
+    pub original: Original,
     /// An MTU that the kernel refused for it: the attach stands, the MTU is not asked for again.
     pub refused_mtu: Option<Mtu>,
     pub failures: u32,
@@ -175,6 +178,7 @@ impl Tap {
             admin_state_applied: None,
             settled: None,
             fdb: Vec::new(),
+            original: Original::default(),
             refused_mtu: None,
             failures: 0,
             retry_at: None,

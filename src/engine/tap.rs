@@ -174,11 +174,16 @@ impl Engine {
         let mut want = want.clone();
         let segment_mtu = segment_mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
+        let mut original = tap.original.clone();
+        original.complete(&mut want, segment_mtu, link, place != Place::Right);
         let memory = PortMemory {
             admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
             fdb: &tap.fdb,
         };
         let ops = plan_port(&want, segment_mtu, link, bridge_ref, memory);
+        if let Some(tap) = self.taps.get_mut(&index) {
+            tap.original = original;
+        }
         if ops.is_empty() {
             self.settle_attached(index, bridge, want.admin_state_up, now);
             return None;
@@ -211,6 +216,7 @@ impl Engine {
         };
         if let PortIntent::Attach(want) = &tap.intent {
             let mtu = self.segments.get(&want.network).and_then(|segment| segment.mtu);
+            tap.original.settle(want, mtu);
             tap.settled = Some((want.clone(), mtu));
         }
         tap.wired = Some(bridge);

@@ -1,0 +1,155 @@
+//! How a tap was before policy said otherwise, so that a plugin that goes leaves nothing behind.
+//!
+//! Remembered in the moment a verdict first sets a field, put back when no verdict sets it any more, and then
+//! forgotten: from there on the field is the operator's again. Not kept across a restart: then the present values are
+//! all there is to know.
+
+use crate::desired::port::PortWant;
+use crate::model::{Link, Mtu, PortFlags};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Original {
+    flags: PortFlags,
+    alias: Option<Box<str>>,
+    tx_queue_len: Option<u32>,
+    mtu: Option<u32>,
+}
+
+impl Original {
+    /// Remembers what `want` is about to change, and adds to `want` what it no longer says.
+    pub fn complete(&mut self, want: &mut PortWant, segment_mtu: Option<Mtu>, link: &Link, joins: bool) {
+        if joins {
+            // A new bridge port starts with the kernel's flags, whatever it had elsewhere.
+            self.flags = PortFlags::default();
+        }
+        let have = if joins {
+            PortFlags::default()
+        } else {
+            link.port.unwrap_or_default()
+        };
+        let known = self.flags;
+        let each = |said: Option<bool>, original: Option<bool>, have: Option<bool>| match (said, original) {
+            (Some(_), None) => (said, have),
+            (None, Some(_)) => (original, original),
+            _ => (said, original),
+        };
+        let pairs = zip(&want.flags, &known, &have, each);
+        (want.flags, self.flags) = pairs;
+        match (&want.alias, &self.alias) {
+            (Some(_), None) => self.alias = Some(link.alias.clone().unwrap_or_default()),
+            (None, Some(original)) => want.alias = Some(original.clone()),
+            _ => {}
+        }
+        match (want.tx_queue_len, self.tx_queue_len) {
+            (Some(_), None) => self.tx_queue_len = Some(link.tx_queue_len),
+            (None, Some(original)) => want.tx_queue_len = Some(original),
+            _ => {}
+        }
+        match (want.mtu.or(segment_mtu), self.mtu) {
+            (Some(_), None) => self.mtu = Some(link.mtu),
+            (None, Some(original)) => want.mtu = Mtu::new(i64::from(original)).ok(),
+            _ => {}
+        }
+    }
+
+    /// All is as wanted: forget what nobody sets.
+    pub fn settle(&mut self, want: &PortWant, segment_mtu: Option<Mtu>) {
+        let keep =
+            |said: Option<bool>, original: Option<bool>, _| (said, original.filter(|_| said.is_some()));
+        (_, self.flags) = zip(&want.flags, &self.flags, &PortFlags::default(), keep);
+        self.alias.take_if(|_| want.alias.is_none());
+        self.tx_queue_len.take_if(|_| want.tx_queue_len.is_none());
+        self.mtu.take_if(|_| want.mtu.or(segment_mtu).is_none());
+    }
+}
+
+/// Applies `pair` to each flag of three sets; two sets come out.
+fn zip(
+    a: &PortFlags,
+    b: &PortFlags,
+    c: &PortFlags,
+    pair: impl Fn(Option<bool>, Option<bool>, Option<bool>) -> (Option<bool>, Option<bool>),
+) -> (PortFlags, PortFlags) {
+    let (mut x, mut y) = (PortFlags::default(), PortFlags::default());
+    (x.learning, y.learning) = pair(a.learning, b.learning, c.learning);
+    (x.isolated, y.isolated) = pair(a.isolated, b.isolated, c.isolated);
+    (x.hairpin, y.hairpin) = pair(a.hairpin, b.hairpin, c.hairpin);
+    (x.guard, y.guard) = pair(a.guard, b.guard, c.guard);
+    (x.neigh_suppress, y.neigh_suppress) = pair(a.neigh_suppress, b.neigh_suppress, c.neigh_suppress);
+    (x.flood, y.flood) = pair(a.flood, b.flood, c.flood);
+    (x.mcast_flood, y.mcast_flood) = pair(a.mcast_flood, b.mcast_flood, c.mcast_flood);
+    (x.bcast_flood, y.bcast_flood) = pair(a.bcast_flood, b.bcast_flood, c.bcast_flood);
+    (x, y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Ifindex, LinkKind, LinkName, NetworkId};
+
+    fn link(port: PortFlags) -> Link {
+        Link {
+            index: Ifindex::new(5).unwrap(),
+            name: LinkName::new("tap0").unwrap(),
+            kind: LinkKind::Tap,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            master: None,
+            parent: None,
+            alias: None,
+            ipv6_disabled: Some(true),
+            tx_queue_len: 1000,
+            port: Some(port),
+        }
+    }
+
+    fn want() -> PortWant {
+        PortWant {
+            network: NetworkId::new("blue").unwrap(),
+            mtu: None,
+            flags: PortFlags::default(),
+            tx_queue_len: None,
+            alias: None,
+            admin_state_up: true,
+            fdb: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_verdict_set_is_put_back_once_and_then_left_alone() {
+        let on = PortFlags {
+            learning: Some(true),
+            ..PortFlags::default()
+        };
+        let mut original = Original::default();
+        let mut first = want();
+        first.flags.learning = Some(false);
+        first.mtu = Mtu::new(1400).ok();
+        original.complete(&mut first, None, &link(on), false);
+        assert_eq!(first.flags.learning, Some(false));
+
+        let off = PortFlags {
+            learning: Some(false),
+            ..PortFlags::default()
+        };
+        let mut gone = want();
+        original.complete(
+            &mut gone,
+            None,
+            &Link {
+                mtu: 1400,
+                ..link(off)
+            },
+            false,
+        );
+        assert_eq!(gone.flags.learning, Some(true));
+        assert_eq!(gone.mtu, Mtu::new(1500).ok());
+
+        original.settle(&want(), None);
+        let mut later = want();
+        original.complete(&mut later, None, &link(off), false);
+        assert_eq!(later, want());
+    }
+}
