@@ -1,5 +1,6 @@
 //! Runs script code once under a deadline, from a thread that may wait: loading, rebuilding, test files.
 
+use super::error::Error;
 use super::plugin::load::{Plugin, Problem, Surroundings, load};
 use super::plugin::runtime::Runtime;
 use super::plugin::sandbox::KillSwitch;
@@ -20,23 +21,12 @@ pub const STACK: usize = 1 << 20;
 /// The call number that loading uses; `Pool` counts from 1 as well, but a switch belongs to one plugin at a time.
 pub const LOAD_CALL: u64 = u64::MAX - 1;
 
-/// Why guarded work has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfinished {
-    #[error("it did not come back within {} s; its thread was abandoned", LOAD_WALL.as_secs())]
-    Wedged,
-    #[error("no thread for it")]
-    NoThread(#[source] std::io::Error),
-    #[error("its thread ended without a result")]
-    Lost,
-}
-
 /// Runs `work` on its own thread and stops it through `kill` when its CPU time is used up.
 pub fn run<T: Send + 'static>(
     kill: &Arc<KillSwitch>,
     cpu: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Unfinished> {
+) -> Result<T, Error> {
     let (clock_out, clock_in) = channel();
     let (out, result) = channel();
     let body = move || {
@@ -48,13 +38,13 @@ pub fn run<T: Send + 'static>(
         .name("policy-load".into())
         .stack_size(STACK)
         .spawn(body)
-        .map_err(Unfinished::NoThread)?;
+        .map_err(Error::NoThread)?;
     let clock = clock_in.recv().ok().flatten();
     let started = Instant::now();
     loop {
         match result.recv_timeout(TICK) {
             Ok(value) => return Ok(value),
-            Err(RecvTimeoutError::Disconnected) => return Err(Unfinished::Lost),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::Lost),
             Err(RecvTimeoutError::Timeout) => {}
         }
         let used = clock
@@ -65,7 +55,9 @@ pub fn run<T: Send + 'static>(
         }
         if started.elapsed() >= LOAD_WALL {
             kill.kill(LOAD_CALL);
-            return Err(Unfinished::Wedged);
+            return Err(Error::Wedged {
+                seconds: LOAD_WALL.as_secs(),
+            });
         }
     }
 }

@@ -262,12 +262,12 @@ pub enum Refusal {
 }
 
 impl Comparison {
-    /// At most `percent` of the answers, but always 10, may change; and nothing may fail.
-    pub fn check(&self, percent: u8) -> Result<(), Refusal> {
+    /// Nothing may fail, and at most `max_changes` answers may change; by default a tenth, but always ten.
+    pub fn check(&self, max_changes: Option<usize>) -> Result<(), Refusal> {
         if let Some(error) = self.errors.first() {
             return Err(Refusal::Errors(error.clone()));
         }
-        let allowed = (self.asked * usize::from(percent) / 100).max(10);
+        let allowed = max_changes.unwrap_or_else(|| (self.asked / 10).max(10));
         if self.changed.len() > allowed {
             return Err(Refusal::TooManyChanges {
                 changed: self.changed.len(),
@@ -276,6 +276,39 @@ impl Comparison {
             });
         }
         Ok(())
+    }
+}
+
+impl Changed {
+    /// One line per field: "tap3f mtu 1500 -> 8950 (mtu plugins/mtu.lua:14)".
+    pub fn lines(&self) -> Vec<String> {
+        let who = match &self.subject {
+            Subject::Tap(_) => self.tap.clone(),
+            Subject::Network(id) | Subject::Plugin(id) => id.clone(),
+        };
+        let fields = |side: &serde_json::Value| {
+            let mut plain = side.clone();
+            let by = plain
+                .as_object_mut()
+                .and_then(|map| map.remove("by"))
+                .unwrap_or_default();
+            let mut out = Vec::new();
+            super::tools::eval::flatten("", &plain, &mut out);
+            (out.into_iter().collect::<BTreeMap<_, _>>(), by)
+        };
+        let ((before, _), (after, by)) = (fields(&self.before), fields(&self.after));
+        let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let text =
+            |value: Option<&serde_json::Value>| value.map_or_else(|| "-".to_owned(), ToString::to_string);
+        let line = |path: &String| {
+            let (old, new) = (before.get(path), after.get(path));
+            let origin = by
+                .get(path)
+                .and_then(|o| o.as_str())
+                .map_or(String::new(), |o| format!(" ({o})"));
+            (old != new).then(|| format!("{who} {path} {} -> {}{origin}", text(old), text(new)))
+        };
+        paths.into_iter().filter_map(line).collect()
     }
 }
 

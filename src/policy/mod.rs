@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod breaker;
+pub mod error;
 pub mod generation;
 pub mod guard;
 pub mod host;
@@ -26,6 +27,7 @@ pub mod tables;
 pub mod tools;
 pub mod watch;
 
+pub use error::Error;
 pub use generation::LoadReport;
 pub use host::{Asked, Candidate, Comparison, Host, Known, Preparation, Refusal};
 pub use status::Status;

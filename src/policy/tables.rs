@@ -1,28 +1,16 @@
 //! `[policy.maps]`: tables from files for `host.map(name)`, read when a generation is built.
 
+use super::error::Error;
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why a table can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    #[error("map {path} can't be read")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        cause: std::io::Error,
-    },
-    #[error("map {path} is not valid: {problem}")]
-    Invalid { path: PathBuf, problem: String },
-}
-
 /// Larger tables belong into a source, not into a plugin's memory.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads all tables; all problems are reported.
-pub fn read_all(paths: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Arc<Json>>, Vec<TableError>> {
+pub fn read_all(paths: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Arc<Json>>, Vec<Error>> {
     let mut tables = BTreeMap::new();
     let mut problems = Vec::new();
     for (name, path) in paths {
@@ -41,17 +29,20 @@ pub fn read_all(paths: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Ar
 }
 
 /// JSON, TOML or CSV, by the file's ending. CSV becomes a list of rows by the first line's names, all text.
-pub fn read(path: &Path) -> Result<Json, TableError> {
-    let unreadable = |cause| TableError::Unreadable {
+pub fn read(path: &Path) -> Result<Json, Error> {
+    let unreadable = |cause| Error::Unreadable {
         path: path.to_owned(),
         cause,
     };
-    let invalid = |problem: String| TableError::Invalid {
+    let invalid = |problem: String| Error::Map {
         path: path.to_owned(),
         problem,
     };
     if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_BYTES {
-        return Err(invalid(format!("larger than {} KiB", MAX_BYTES >> 10)));
+        return Err(Error::TooLarge {
+            path: path.to_owned(),
+            limit_kib: MAX_BYTES >> 10,
+        });
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     match path.extension().and_then(|e| e.to_str()) {

@@ -5,6 +5,7 @@
 
 use crate::policy::api::{API, API_MIN};
 use crate::policy::lift::{Bounds, lift};
+use crate::policy::shape::Decode;
 use mlua::serde::{LuaSerdeExt, SerializeOptions};
 use mlua::{Error, Lua, Result, Table, Value};
 use serde_json::{Map, Value as Json};
@@ -16,6 +17,12 @@ use tracing::Level;
 /// Log lines of one call; more are counted and dropped.
 pub const MAX_LINES: usize = 20;
 const MAX_LINE: usize = 1024;
+/// Labels of one metric: a few words.
+const LABELS: Bounds = Bounds {
+    depth: 2,
+    items: 16,
+    bytes: 512,
+};
 /// Metric statements of one call.
 const MAX_METRICS: usize = 64;
 
@@ -28,6 +35,8 @@ pub struct Effects {
     /// State as this call sees it: what was kept, with its own writes.
     pub state: Map<String, Json>,
     pub writes: Vec<(String, Option<Json>)>,
+    /// Bytes of keys and values in `writes`, the same key counted again.
+    pub written: usize,
     /// The answer depends on state, so it can't be remembered by input alone.
     pub state_used: bool,
 }
@@ -187,30 +196,35 @@ fn metric(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         ("observe", MetricKind::Observe),
     ] {
         let effects = Arc::clone(effects);
-        let record =
-            move |_: &Lua, (name, value, labels): (String, Option<f64>, Option<BTreeMap<String, String>>)| {
-                let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-                    return Err(Error::runtime(
-                        "a metric's name is 1 to 64 characters of A-Z a-z 0-9 _",
-                    ));
-                }
-                let value = match (value, kind) {
-                    (Some(value), _) if value.is_finite() => value,
-                    (None, MetricKind::Inc) => 1.0,
-                    _ => return Err(Error::runtime("a metric needs a finite number")),
-                };
-                let mut effects = lock(&effects);
-                if effects.metrics.len() < MAX_METRICS {
-                    effects.metrics.push(Metric {
-                        kind,
-                        name,
-                        value,
-                        labels: labels.unwrap_or_default(),
-                    });
-                }
-                Ok(())
+        let record = move |_: &Lua, (name, value, labels): (String, Option<f64>, Option<Table>)| {
+            let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+                return Err(Error::runtime(
+                    "a metric's name is 1 to 64 characters of A-Z a-z 0-9 _",
+                ));
+            }
+            let value = match (value, kind) {
+                (Some(value), _) if value.is_finite() => value,
+                (None, MetricKind::Inc) => 1.0,
+                _ => return Err(Error::runtime("a metric needs a finite number")),
             };
+            let labels = match labels {
+                Some(table) => lift(&Value::Table(table), LABELS)
+                    .and_then(BTreeMap::<String, String>::decode)
+                    .map_err(|e| Error::runtime(format!("metric labels: {e}")))?,
+                None => BTreeMap::new(),
+            };
+            let mut effects = lock(&effects);
+            if effects.metrics.len() < MAX_METRICS {
+                effects.metrics.push(Metric {
+                    kind,
+                    name,
+                    value,
+                    labels,
+                });
+            }
+            Ok(())
+        };
         metric.raw_set(function, lua.create_function(record)?)?;
     }
     Ok(metric)
@@ -237,8 +251,14 @@ fn state(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         };
         let mut effects = lock(&shared);
         effects.state_used = true;
-        if effects.writes.len() >= crate::policy::shape::MAX_ITEMS {
-            return Err(Error::runtime("host.state: more than 1024 writes in one call"));
+        // Kept outside of the script's own memory limit, so bounded here.
+        effects.written += key.len() + value.as_ref().map_or(0, |value| value.to_string().len());
+        if effects.written > 2 * super::store::MAX_BYTES
+            || effects.writes.len() >= crate::policy::shape::MAX_ITEMS
+        {
+            return Err(Error::runtime(
+                "host.state: more than 128 KiB or 1024 writes in one call",
+            ));
         }
         match &value {
             Some(value) => effects.state.insert(key.clone(), value.clone()),

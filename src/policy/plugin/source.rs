@@ -2,6 +2,7 @@
 //! touches a file, and a half-written file can't be mixed with an older one.
 
 use super::manifest::name_from_stem;
+use crate::policy::error::Error;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,29 +26,12 @@ pub struct Module {
     pub text: String,
 }
 
-/// Why a file can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    #[error("{path} can't be read")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        cause: std::io::Error,
-    },
-    #[error("{path} is not text")]
-    NotText { path: PathBuf },
-    #[error("{path} is larger than {} KiB", MAX_SOURCE >> 10)]
-    TooLarge { path: PathBuf },
-    #[error("{path} is neither a directory nor a .lua file")]
-    NotLua { path: PathBuf },
-}
-
 /// A plugin is a page or two; a megabyte is a mistake.
 const MAX_SOURCE: u64 = 1 << 20;
 
 /// The plugin files of a list of files and directories, in the order they run. A directory stands for its `*.lua` in
 /// name order, without `*_test.lua`.
-pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
+pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -55,7 +39,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
         } else if path.extension().is_some_and(|e| e == "lua") || !path.exists() {
             files.push(path.clone());
         } else {
-            return Err(SourceError::NotLua { path: path.clone() });
+            return Err(Error::NotLua { path: path.clone() });
         }
     }
     Ok(files)
@@ -68,8 +52,8 @@ pub fn is_test(path: &Path) -> bool {
 }
 
 /// `*.lua` in a directory, in name order.
-pub fn lua_files(directory: &Path) -> Result<Vec<PathBuf>, SourceError> {
-    let unreadable = |cause| SourceError::Unreadable {
+pub fn lua_files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let unreadable = |cause| Error::Unreadable {
         path: directory.to_owned(),
         cause,
     };
@@ -84,10 +68,10 @@ pub fn lua_files(directory: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
-fn read_text(path: &Path) -> Result<String, SourceError> {
+fn read_text(path: &Path) -> Result<String, Error> {
     use std::io::Read;
     let path_buf = || path.to_owned();
-    let unreadable = |cause| SourceError::Unreadable {
+    let unreadable = |cause| Error::Unreadable {
         path: path_buf(),
         cause,
     };
@@ -97,9 +81,12 @@ fn read_text(path: &Path) -> Result<String, SourceError> {
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_SOURCE {
-        return Err(SourceError::TooLarge { path: path_buf() });
+        return Err(Error::TooLarge {
+            path: path_buf(),
+            limit_kib: MAX_SOURCE >> 10,
+        });
     }
-    String::from_utf8(bytes).map_err(|_| SourceError::NotText { path: path_buf() })
+    String::from_utf8(bytes).map_err(|_| Error::NotText { path: path_buf() })
 }
 
 /// Paths below the working directory are shown relative to it, as people type them.
@@ -111,7 +98,7 @@ fn shown(path: &Path) -> String {
 }
 
 impl Source {
-    pub fn read(path: &Path) -> Result<Self, SourceError> {
+    pub fn read(path: &Path) -> Result<Self, Error> {
         let text = read_text(path)?;
         let mut library = BTreeMap::new();
         let lib = path.parent().unwrap_or(Path::new(".")).join("lib");

@@ -4,6 +4,7 @@
 //! atomically) when the plugin has nothing else to do. State of another `state_version` is given to the plugin's
 //! `migrate(old, from)`, or dropped.
 
+use crate::policy::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::path::{Path, PathBuf};
@@ -25,41 +26,21 @@ pub struct Store {
     unsaved: bool,
 }
 
-/// Why state can't be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("plugin state {path} can't be {verb}")]
-    File {
-        path: PathBuf,
-        verb: &'static str,
-        #[source]
-        cause: std::io::Error,
-    },
-    #[error("plugin state {path} is no state file")]
-    Format {
-        path: PathBuf,
-        #[source]
-        cause: serde_json::Error,
-    },
-    #[error("host.state would grow to {size} bytes, at most {MAX_BYTES} are kept")]
-    TooLarge { size: usize },
-}
-
 impl Store {
     /// Opens the state of a plugin; without a directory it lives in memory.
-    pub fn open(directory: Option<&Path>, plugin: &str) -> Result<Self, StoreError> {
+    pub fn open(directory: Option<&Path>, plugin: &str) -> Result<Self, Error> {
         let Some(directory) = directory else {
             return Ok(Self::default());
         };
         let path = directory.join(format!("{plugin}.json"));
         let kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|cause| StoreError::Format {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|cause| Error::StateFormat {
                 path: path.clone(),
                 cause,
             })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Kept::default(),
             Err(cause) => {
-                return Err(StoreError::File {
+                return Err(Error::State {
                     path,
                     verb: "read",
                     cause,
@@ -74,7 +55,7 @@ impl Store {
     }
 
     /// Applies a call's writes (`None` removes a key), all or none.
-    pub fn commit(&mut self, writes: Vec<(String, Option<Json>)>) -> Result<(), StoreError> {
+    pub fn commit(&mut self, writes: Vec<(String, Option<Json>)>) -> Result<(), Error> {
         let mut next = self.kept.values.clone();
         for (key, value) in writes {
             match value {
@@ -84,7 +65,10 @@ impl Store {
         }
         let size = serde_json::to_string(&next).map_or(0, |text| text.len());
         if size > MAX_BYTES {
-            return Err(StoreError::TooLarge { size });
+            return Err(Error::StateTooLarge {
+                size,
+                limit: MAX_BYTES,
+            });
         }
         self.unsaved |= next != self.kept.values;
         self.kept.values = next;
@@ -98,15 +82,15 @@ impl Store {
     }
 
     /// Writes what is not yet on disk. On failure it stays unsaved and the next call tries again.
-    pub fn save(&mut self) -> Result<(), StoreError> {
+    pub fn save(&mut self) -> Result<(), Error> {
         let (true, Some(path)) = (self.unsaved, &self.path) else {
             return Ok(());
         };
         let failed = |verb| {
             let path = path.clone();
-            move |cause| StoreError::File { path, verb, cause }
+            move |cause| Error::State { path, verb, cause }
         };
-        let text = serde_json::to_vec(&self.kept).map_err(|cause| StoreError::Format {
+        let text = serde_json::to_vec(&self.kept).map_err(|cause| Error::StateFormat {
             path: path.clone(),
             cause,
         })?;

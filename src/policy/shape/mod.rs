@@ -129,6 +129,10 @@ fn wrong(expected: &str, value: &Json) -> Misshapen {
 
 /// ", did you mean `x`?" when one of `names` is close to `word`.
 pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    // The comparison takes the product of both lengths in time and memory, and scripts choose the word.
+    if word.len() > 64 {
+        return String::new();
+    }
     let best = names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
@@ -144,6 +148,7 @@ pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) ->
 /// The error for a key that no field has.
 pub fn unknown_field(key: &str, names: &[&str]) -> Misshapen {
     let hint = did_you_mean(key, names.iter().copied());
+    let key: String = key.chars().take(64).collect();
     let hint = if hint.is_empty() {
         format!(", known are: {}", names.join(", "))
     } else {

@@ -95,7 +95,7 @@ pub fn describe(reply: &Reply) -> Report {
 }
 
 /// Leaves with the paths under which `by` names them.
-fn flatten(path: &str, value: &Json, out: &mut Vec<(String, Json)>) {
+pub(crate) fn flatten(path: &str, value: &Json, out: &mut Vec<(String, Json)>) {
     match value {
         Json::Object(map) => {
             for (key, value) in map {
