@@ -108,6 +108,9 @@ fn parse(words: &[&str]) -> Result<Options> {
 }
 
 fn drive(options: &Options) -> Result<ExitCode> {
+    // Root measures before other people's work, inherited by all that is measured; others measure among it.
+    // SAFETY: takes no pointers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) };
     // Nothing below touches the host's network. Still single-threaded here.
     enter_private()?;
     let mut report = Report::new(options.json, label(&options.baseline), label(&options.subject));
