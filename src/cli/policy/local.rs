@@ -1,82 +1,148 @@
-//! The plugin tools that need no daemon: each is one call into `policy`.
+//! The plugin tools that need neither a daemon nor privileges: each is one call into `policy::tools`, whose report is
+//! printed and whose code becomes the exit code.
 
-use super::Failure;
-use serde::Serialize;
+use crate::cli::check::load_config;
+use crate::cli::context::Context;
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::output::{Output, Style, plain};
+use crate::config::PolicySettings;
+use crate::policy::api;
+use crate::policy::plugin::sandbox::Coverage;
+use crate::policy::tools::{self, Report};
+use serde::Deserialize;
 use serde_json::Value;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-#[derive(Debug, Serialize)]
-pub struct CheckReport {
-    /// In the order they run.
-    pub order: Vec<PluginLine>,
-    /// "file:line: what", all of them.
-    pub errors: Vec<String>,
-    pub warnings: Vec<String>,
+/// `paths` empty: the plugins of the configuration.
+pub fn check(context: &mut Context, paths: &[PathBuf]) -> Result<(), Failure> {
+    let report = tools::check(paths, &load_config(context)?.policy);
+    finish(context, &report)
 }
 
-#[derive(Debug, Serialize)]
-pub struct PluginLine {
-    pub name: String,
-    pub path: PathBuf,
-    pub hooks: Vec<String>,
+/// With paths no configuration is read: a test brings its own options and maps.
+pub fn test(context: &mut Context, mut paths: Vec<PathBuf>, coverage: bool) -> Result<(), Failure> {
+    if paths.is_empty() {
+        paths = configured(context)?.plugins;
+    }
+    let coverage = if coverage { Coverage::Lines } else { Coverage::Off };
+    let report = tools::test(&paths, coverage);
+    print(context, &report)?;
+    ended(&report)
 }
 
-#[derive(Debug, Serialize)]
-pub struct TestReport {
-    pub passed: u64,
-    pub failed: u64,
-    pub cases: Vec<TestCase>,
-    /// "file:line" of lines that no test reached; empty unless asked for.
-    pub uncovered: Vec<String>,
+/// The merged decision for one context, with the origin of every field.
+pub fn eval(context: &mut Context, tap: Option<&str>, file: &Path) -> Result<(), Failure> {
+    let config = load_config(context)?.policy;
+    let mut asked = read_context(file)?;
+    if let Some(tap) = tap {
+        let mut link = asked.link.take().unwrap_or_default();
+        tap.clone_into(&mut link.name);
+        asked.link = Some(link);
+    }
+    let evaluation = tools::eval(&config, asked.hook, asked);
+    if context.global.json {
+        context.print(&evaluation.json, |_, _| Ok(()))?;
+        return ended(&evaluation.report);
+    }
+    finish(context, &evaluation.report)
 }
 
-#[derive(Debug, Serialize)]
-pub struct TestCase {
-    pub plugin: String,
-    pub name: String,
-    /// Why it failed.
-    pub problem: Option<String>,
+/// `paths` empty: the plugins of the configuration.
+pub fn replay(context: &mut Context, recording: &Path, paths: &[PathBuf]) -> Result<(), Failure> {
+    let config = load_config(context)?.policy;
+    let file = File::open(recording).map_err(|e| cannot_read(recording, &e))?;
+    let report = tools::replay(BufReader::new(file), paths, &config);
+    finish(context, &report)
 }
 
-/// A recorded decision that the other plugins would not take.
-#[derive(Debug, Serialize)]
-pub struct Difference {
-    /// In the recording.
-    pub line: u64,
-    pub tap: String,
-    pub hook: String,
-    pub before: Value,
-    pub after: Value,
+pub fn types(context: &mut Context, directory: &Path) -> Result<(), Failure> {
+    let written = tools::typegen::write(directory)
+        .map_err(|e| Failure::failed(format!("cannot write to {}: {e}", directory.display())))?;
+    context.print(&written, |out, files| {
+        files
+            .iter()
+            .try_for_each(|file| out.line(&plain(&file.display().to_string())))
+    })
 }
 
-fn missing(what: &str) -> Failure {
-    Failure::failed(format!("policy {what} is not built yet"))
+/// The plugins that the configuration names; there must be some.
+fn configured(context: &mut Context) -> Result<PolicySettings, Failure> {
+    let settings = load_config(context)?.policy;
+    if settings.plugins.is_empty() {
+        let path = context.config_path();
+        return Err(
+            Failure::usage(format!("{} names no plugins", path.display())).hint("name files or directories")
+        );
+    }
+    Ok(settings)
 }
 
-/// `plugins` empty: those of the configuration.
-pub fn check(config: &Path, plugins: &[PathBuf]) -> Result<CheckReport, Failure> {
-    let _ = (config, plugins);
-    Err(missing("check"))
+/// What a context file may be: a line that `policy record` wrote, or the context alone.
+#[derive(Deserialize)]
+struct Recorded {
+    hook: api::Hook,
+    context: api::Context,
 }
 
-pub fn test(config: &Path, plugins: &[PathBuf], coverage: bool) -> Result<TestReport, Failure> {
-    let _ = (config, plugins, coverage);
-    Err(missing("test"))
+fn read_context(file: &Path) -> Result<api::Context, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| cannot_read(file, &e))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| {
+        Failure::usage(format!("{}: {e}", file.display()))
+            .hint("one JSON object; `tapwire policy replay` takes a whole recording")
+    })?;
+    let context = if value.get("context").is_some() {
+        serde_json::from_value(value).map(|Recorded { hook, context }| api::Context { hook, ..context })
+    } else {
+        serde_json::from_value(value)
+    };
+    context.map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
 }
 
-/// The merged decision for one context, with provenance per field.
-pub fn eval(config: &Path, tap: Option<&str>, context: &Path) -> Result<Value, Failure> {
-    let _ = (config, tap, context);
-    Err(missing("eval"))
+fn cannot_read(file: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format!("cannot read {}: {error}", file.display()))
 }
 
-pub fn replay(config: &Path, recording: &Path, plugins: &[PathBuf]) -> Result<Vec<Difference>, Failure> {
-    let _ = (config, recording, plugins);
-    Err(missing("replay"))
+/// Prints a report whose code 2 means that nothing could be done: then its lines are what is wrong, on stderr.
+fn finish(context: &mut Context, report: &Report) -> Result<(), Failure> {
+    if report.code == Exit::Usage as u8 && !context.global.json {
+        return Err(Failure::usage(report.lines.join("\n")));
+    }
+    print(context, report)?;
+    ended(report)
 }
 
-/// The files written.
-pub fn types(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let _ = directory;
-    Err(missing("types"))
+fn print(context: &mut Context, report: &Report) -> Result<(), Failure> {
+    let value = serde_json::json!({ "ok": report.code == 0, "lines": report.lines });
+    context.print(&value, |out, _| {
+        report.lines.iter().try_for_each(|line| {
+            let line = painted(out, line);
+            out.line(&line)
+        })
+    })
+}
+
+/// The words that the tools begin their lines with.
+fn painted(out: &Output, line: &str) -> String {
+    const WORDS: [(&str, Style); 4] = [
+        ("ok   ", Style::Good),
+        ("FAIL ", Style::Bad),
+        ("   warning:", Style::Attention),
+        ("left out", Style::Attention),
+    ];
+    for (word, style) in WORDS {
+        if let Some(rest) = line.strip_prefix(word) {
+            return format!("{}{}", out.paint(style, word), plain(rest));
+        }
+    }
+    plain(line)
+}
+
+fn ended(report: &Report) -> Result<(), Failure> {
+    match report.code {
+        0 => Ok(()),
+        1 => Err(Failure::told(Exit::Failed)),
+        _ => Err(Failure::told(Exit::Usage)),
+    }
 }

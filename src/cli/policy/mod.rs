@@ -3,8 +3,8 @@
 mod local;
 
 use super::context::Context;
-use super::failure::{Exit, Failure};
-use super::output::{Output, Style, Table, count, plain};
+use super::failure::Failure;
+use super::output::{Output, count, plain};
 use super::status;
 use crate::control::api::{PolicyReloadReport, PolicyReloadRequest, PolicyStatus};
 use crate::control::client::escape;
@@ -26,7 +26,7 @@ pub struct Args {
 enum Command {
     /// Show the loaded plugins and their health
     Status,
-    /// Check plugins: syntax, API version, schema, unused hooks, accidental globals; print their order
+    /// Check plugins: syntax, API version, hooks, options against their schema; print the order they run in
     Check {
         /// Files or directories [default: the configuration's plugins]
         plugins: Vec<PathBuf>,
@@ -44,11 +44,13 @@ enum Command {
         /// A live tap (the daemon is asked), or with --ctx the name to put into the context
         #[arg(long)]
         tap: Option<String>,
-        /// A context as JSON, as `policy record` writes it; no daemon is asked
+        /// A context as JSON, or one line of what `policy record` wrote; no daemon is asked
         #[arg(long, value_name = "FILE", required_unless_present = "tap")]
         ctx: Option<PathBuf>,
     },
-    /// Write the contexts that the daemon's hooks are called with, one JSON object per line
+    /// Write what the daemon asks its plugins and what they decide, one JSON object per line
+    ///
+    /// `policy replay` reads a recording back; `policy eval --ctx` takes one line of it.
     Record {
         /// Where to [default: stdout]
         #[arg(long, short, value_name = "FILE")]
@@ -57,12 +59,14 @@ enum Command {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
-    /// Run recorded contexts through other plugins and print the decisions that differ
+    /// Ask plugins what was recorded and print the decisions that differ from the recorded ones
+    ///
+    /// Exit code 1 if any differs.
     Replay {
         /// What `policy record` wrote
         recording: PathBuf,
-        /// Files or directories to compare with the configuration's plugins
-        #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+        /// Files or directories [default: the configuration's plugins]
+        #[arg(long, value_name = "PATH", num_args = 1..)]
         plugins: Vec<PathBuf>,
     },
     /// Load the plugins again: all of them, or on any error none
@@ -84,35 +88,15 @@ enum Command {
 }
 
 pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
-    let config = context.config_path();
     match args.command {
         Command::Status => {
             let client = context.client()?;
             let status: PolicyStatus = context.block_on(async { Ok(client.get("/v1/policy").await?) })?;
             context.print(&status, show_status)
         }
-        Command::Check { plugins } => {
-            let report = local::check(&config, &plugins)?;
-            context.print(&report, show_check)?;
-            if report.errors.is_empty() {
-                Ok(())
-            } else {
-                Err(Failure::told(Exit::Usage))
-            }
-        }
-        Command::Test { plugins, coverage } => {
-            let report = local::test(&config, &plugins, coverage)?;
-            context.print(&report, show_test)?;
-            if report.failed == 0 {
-                Ok(())
-            } else {
-                Err(Failure::told(Exit::Failed))
-            }
-        }
-        Command::Eval { tap, ctx: Some(file) } => {
-            let decision = local::eval(&config, tap.as_deref(), &file)?;
-            context.print(&decision, show_value)
-        }
+        Command::Check { plugins } => local::check(context, &plugins),
+        Command::Test { plugins, coverage } => local::test(context, plugins, coverage),
+        Command::Eval { tap, ctx: Some(file) } => local::eval(context, tap.as_deref(), &file),
         Command::Eval { tap, ctx: None } => {
             let path = format!("/v1/policy/eval/{}", escape(tap.as_deref().unwrap_or_default()));
             let client = context.client()?;
@@ -120,10 +104,7 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             context.print(&decision, show_value)
         }
         Command::Record { output, count } => record(context, output, count),
-        Command::Replay { recording, plugins } => {
-            let differences = local::replay(&config, &recording, &plugins)?;
-            context.print(&differences, |out, rows| show_differences(out, rows))
-        }
+        Command::Replay { recording, plugins } => local::replay(context, &recording, &plugins),
         Command::Reload { max_changes, dry_run } => {
             let client = context.client()?;
             let request = PolicyReloadRequest { max_changes, dry_run };
@@ -138,15 +119,7 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
                 context.block_on(async { Ok(client.post("/v1/policy/rollback", &nothing).await?) })?;
             context.print(&report, show_reload)
         }
-        Command::Types { directory } => {
-            let written = local::types(&directory)?;
-            context.print(&written, |out, files| {
-                for file in files {
-                    out.line(&plain(&file.display().to_string()))?;
-                }
-                Ok(())
-            })
-        }
+        Command::Types { directory } => local::types(context, &directory),
     }
 }
 
@@ -170,6 +143,7 @@ fn record(context: &mut Context, output: Option<PathBuf>, count: Option<u64>) ->
         while left > 0 {
             let Some(line) = lines.next().await? else { break };
             match &mut file {
+                // One write for a line: whoever reads along, or is left with it after a kill, has whole lines.
                 Some(file) => file
                     .write_all(format!("{line}\n").as_bytes())
                     .map_err(|e| Failure::failed(format!("cannot write the recording: {e}")))?,
@@ -194,62 +168,9 @@ fn show_status(out: &mut Output, status: &PolicyStatus) -> io::Result<()> {
     status::plugins(out, &status.plugins)
 }
 
-fn show_check(out: &mut Output, report: &local::CheckReport) -> io::Result<()> {
-    for error in &report.errors {
-        let tag = out.paint(Style::Bad, "error:");
-        out.line(&format!("{tag} {error}"))?;
-    }
-    for warning in &report.warnings {
-        let tag = out.paint(Style::Attention, "warning:");
-        out.line(&format!("{tag} {warning}"))?;
-    }
-    let mut table = Table::new(&[">ORDER", "PLUGIN", "HOOKS", "FILE"]);
-    for (at, plugin) in (1_u64..).zip(&report.order) {
-        table.push(vec![
-            at.into(),
-            plugin.name.clone().into(),
-            plugin.hooks.join(",").into(),
-            plugin.path.display().to_string().into(),
-        ]);
-    }
-    if table.is_empty() {
-        Ok(())
-    } else {
-        out.table(&table)
-    }
-}
-
-fn show_test(out: &mut Output, report: &local::TestReport) -> io::Result<()> {
-    for case in &report.cases {
-        let word = match case.problem {
-            None => out.paint(Style::Good, "ok    "),
-            Some(_) => out.paint(Style::Bad, "FAILED"),
-        };
-        out.line(&format!("{word}  {}: {}", plain(&case.plugin), plain(&case.name)))?;
-        for line in case.problem.iter().flat_map(|p| p.lines()) {
-            out.line(&format!("        {}", plain(line)))?;
-        }
-    }
-    for line in &report.uncovered {
-        out.line(&format!("not reached: {}", plain(line)))?;
-    }
-    out.line(&format!("{} passed, {} failed", report.passed, report.failed))
-}
-
 fn show_value(out: &mut Output, value: &Value) -> io::Result<()> {
     // Pretty printing escapes control characters as JSON does.
     out.line(&format!("{value:#}"))
-}
-
-fn show_differences(out: &mut Output, rows: &[local::Difference]) -> io::Result<()> {
-    for row in rows {
-        out.line(&plain(&format!("line {} {} {}", row.line, row.tap, row.hook)))?;
-        let before = out.paint(Style::Bad, &format!("  - {}", row.before));
-        let after = out.paint(Style::Good, &format!("  + {}", row.after));
-        out.line(&before)?;
-        out.line(&after)?;
-    }
-    out.line(&format!("{} different", count(rows.len(), "decision")))
 }
 
 fn show_reload(out: &mut Output, report: &PolicyReloadReport) -> io::Result<()> {
