@@ -360,13 +360,10 @@ impl Reactor {
     pub(super) fn watch_files(&mut self, since: SystemTime) {
         let set = match &mut self.watch {
             Some(watch) => {
-                let files = self
-                    .config
-                    .files
-                    .iter()
-                    .chain(&self.config.policy.plugins)
-                    .cloned()
-                    .collect();
+                let mut files = self.config.files.clone();
+                if self.config.policy.settings.get("watch") == Some(&serde_json::Value::Bool(true)) {
+                    files.extend(self.config.policy.plugins.iter().cloned());
+                }
                 watch.set(files, self.config.directories.clone(), since)
             }
             None => return,

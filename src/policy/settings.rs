@@ -38,6 +38,10 @@ decoded_record! {
         pub maps: BTreeMap<String, String>,
         /// Directory where `host.state` is kept; absent: in memory only.
         pub state: Option<String>,
+        /// Read the plugins again when one of their files changes; default: only on reload. For the daemon.
+        pub watch: Option<bool>,
+        /// `ctx.host.labels`. For the daemon.
+        pub labels: BTreeMap<String, String>,
     }
 }
 

@@ -10,9 +10,6 @@ use crate::model::Ifindex;
 use crate::policy::api::{Hook, Subject};
 use crate::policy::{Candidate, Comparison, Host, Known};
 
-/// Of the answers, in per cent, that a reload may change unless told otherwise (never fewer than 10).
-const MAX_CHANGES_PERCENT: u8 = 10;
-
 impl Reactor {
     /// `policy reload`.
     pub(in super::super) fn policy_reload(
@@ -55,27 +52,15 @@ impl Reactor {
         let changes: Vec<String> = comparison
             .changed
             .iter()
-            .map(|c| format!("{} {}: {} -> {}", c.tap, c.hook, c.before, c.after))
+            .flat_map(|changed| changed.lines())
             .collect();
-        let refused = |error: String| {
-            Failure::new(FailureKind::Conflict, error).hint("the plugins that run are the old ones")
-        };
-        match request.max_changes {
-            Some(most) => {
-                if let Some(error) = comparison.errors.first() {
-                    return Err(refused(format!("the new plugins fail: {error}")));
-                }
-                if changes.len() as u64 > most {
-                    return Err(refused(format!(
-                        "{} decisions would change, at most {most} may",
-                        changes.len()
-                    )));
-                }
-            }
-            None => comparison
-                .check(MAX_CHANGES_PERCENT)
-                .map_err(|refusal| refused(refusal.to_string()))?,
-        }
+        let most = request
+            .max_changes
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        comparison.check(most).map_err(|refusal| {
+            Failure::new(FailureKind::Conflict, refusal.to_string())
+                .hint("the plugins that run are the old ones")
+        })?;
         if !request.dry_run {
             if let Some(host) = &mut self.policy.host {
                 host.commit(candidate);
@@ -133,20 +118,23 @@ impl Reactor {
                 return;
             }
         };
+        let known = self.known_decisions();
         self.background(move || {
-            let made = preparation.load(&settings);
-            Box::new(move |reactor: &mut Reactor| match made {
-                Ok(candidate) => {
-                    if let Some(host) = &mut reactor.policy.host {
-                        host.commit(candidate);
-                    }
-                    reactor.policy_error = None;
-                    reactor.policy_changed();
-                    tracing::info!(target: "policy", "plugins reloaded");
-                }
-                Err(report) => {
-                    tracing::error!(target: "policy", error = %report, "plugins do not load; the old ones run on");
-                    reactor.policy_error = Some(report.to_string());
+            let made = preparation.load(&settings).and_then(|candidate| {
+                let comparison = candidate.compare(&known)?;
+                Ok((candidate, comparison))
+            });
+            Box::new(move |reactor: &mut Reactor| {
+                let request = PolicyReloadRequest::default();
+                let finished = match made {
+                    Ok((candidate, comparison)) => reactor
+                        .finish_reload(candidate, &comparison, &request)
+                        .map_err(|failure| failure.error),
+                    Err(report) => Err(report.to_string()),
+                };
+                reactor.policy_error = finished.err();
+                if let Some(error) = &reactor.policy_error {
+                    tracing::error!(target: "policy", %error, "plugins refused; the old ones run on");
                 }
             })
         });
