@@ -36,6 +36,8 @@ decoded_record! {
         pub limits: BTreeMap<String, PluginSettings>,
         /// Tables for `host.map(name)`: files (JSON, TOML or CSV), relative to the configuration.
         pub maps: BTreeMap<String, String>,
+        /// Facts about this host for `ctx.host.labels`; read by the daemon.
+        pub labels: BTreeMap<String, String>,
         /// Directory where `host.state` is kept; absent: in memory only.
         pub state: Option<String>,
         /// Read the plugins again when one of their files changes; default: only on reload. For the daemon.
