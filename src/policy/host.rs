@@ -262,12 +262,16 @@ pub enum Refusal {
 }
 
 impl Comparison {
-    /// Nothing may fail, and at most `max_changes` answers may change; by default a tenth, but always ten.
-    pub fn check(&self, max_changes: Option<usize>) -> Result<(), Refusal> {
+    /// Nothing may fail, and at most `percent` of the answers, but always ten, may change.
+    pub fn check(&self, percent: u8) -> Result<(), Refusal> {
+        self.check_at_most((self.asked * usize::from(percent) / 100).max(10))
+    }
+
+    /// Nothing may fail, and at most `allowed` answers may change.
+    pub fn check_at_most(&self, allowed: usize) -> Result<(), Refusal> {
         if let Some(error) = self.errors.first() {
             return Err(Refusal::Errors(error.clone()));
         }
-        let allowed = max_changes.unwrap_or_else(|| (self.asked / 10).max(10));
         if self.changed.len() > allowed {
             return Err(Refusal::TooManyChanges {
                 changed: self.changed.len(),

@@ -13,7 +13,8 @@ decoded_record! {
     pub struct PluginSettings {
         /// CPU milliseconds a call may take; default 20.
         pub deadline_ms: Option<Whole<1, 10000>>,
-        /// Milliseconds of wall time after which a call's thread is abandoned; default 500.
+        /// Milliseconds of wall time after which the thread of a call that does not stop is abandoned; default 500. Ten
+        /// times as long if the thread got no processor time.
         pub abandon_ms: Option<Whole<10, 60000>>,
         /// MiB a plugin may use; default 16.
         pub memory_mib: Option<Whole<2, 1024>>,
@@ -36,6 +37,8 @@ decoded_record! {
         pub limits: BTreeMap<String, PluginSettings>,
         /// Tables for `host.map(name)`: files (JSON, TOML or CSV), relative to the configuration.
         pub maps: BTreeMap<String, String>,
+        /// Facts about this host for `ctx.host.labels`; read by the daemon.
+        pub labels: BTreeMap<String, String>,
         /// Directory where `host.state` is kept; absent: in memory only.
         pub state: Option<String>,
         /// Read the plugins again when one of their files changes; default: only on reload. For the daemon.

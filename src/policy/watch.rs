@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How far a call may overrun its deadline before the watchdog sees it.
 pub const TICK: Duration = Duration::from_millis(5);
+/// How many times longer than one that computes a call without processor time is waited for.
+const STARVED: u32 = 10;
 /// Ticks without any call after which the watchdog sleeps.
 const QUIET_TICKS: u32 = 200;
 
@@ -201,7 +203,10 @@ impl Watch {
             if used >= deadline {
                 watched.stop(lane, call);
             }
-            if wall >= abandon {
+            // Not back although it went on computing after it was stopped. A thread that got no processor is not
+            // wedged: it is given up much later.
+            let wedged = wall >= abandon && used >= deadline * 2;
+            if wedged || wall >= abandon * STARVED {
                 watched.stop(lane, call);
                 watched.give_up(&slot, lane, call);
             }
