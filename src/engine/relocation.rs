@@ -13,7 +13,7 @@ use crate::desired::segment::{SegmentWant, UplinkWant};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::address_move::{AddressMove, Carried, End, address_of, carries_anything, plan_move, verify};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::{Enslave, reference};
+use crate::plan::segment::{Enslave, reference, stale_flat_uplink};
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
@@ -77,6 +77,33 @@ pub(super) fn enslave_flat(
 }
 
 impl Engine {
+    /// Reading showed nothing to move on this device, whatever the mirror says it has (temporary addresses, say).
+    pub(super) fn leave_behind(&mut self, device: Ifindex) {
+        let addresses = self.observed.addresses_of(device).collect();
+        self.left_behind.insert(device, addresses);
+    }
+
+    /// Nothing changed since reading showed nothing to move.
+    fn is_left_behind(&self, device: Ifindex) -> bool {
+        self.left_behind
+            .get(&device)
+            .is_some_and(|left| left.iter().copied().eq(self.observed.addresses_of(device)))
+    }
+
+    /// Is there a port to make of the interface, or an address to move?
+    pub(super) fn is_to_enslave(&self, want: &SegmentWant, enslave: &Enslave) -> bool {
+        let master = self.observed.link(enslave.interface).and_then(|l| l.master);
+        let is_port = master.is_some() && master == self.observed.by_name(&want.bridge.name).map(|l| l.index);
+        !is_port || !self.is_left_behind(enslave.source)
+    }
+
+    /// The bridge, and the interface that is to get its addresses back before anything else is done to the bridge.
+    pub(super) fn stale_uplink(&self, want: &SegmentWant) -> Option<(Ifindex, Ifindex)> {
+        let (bridge, uplink) = stale_flat_uplink(want, &self.observed)?;
+        let is_port = self.observed.link(uplink)?.master == Some(bridge);
+        (is_port || !self.is_left_behind(bridge)).then_some((bridge, uplink))
+    }
+
     pub(super) fn on_carried(&mut self, key: &Key, have: Result<Vec<Carried>, Failure>, now: Time) {
         match key {
             Key::Network(id) => self.on_network_carried(&id.clone(), have, now),
@@ -179,13 +206,19 @@ impl Engine {
                 disable: false,
             }));
         }
-        if link.master != Some(bridge.index) {
-            steps.push(Step {
-                op: set(Master::Set(reference(bridge_link))),
-                undo: Some(set(back)),
-            });
+        let enslave = (link.master != Some(bridge.index)).then(|| Step {
+            op: set(Master::Set(reference(bridge_link))),
+            undo: Some(set(back)),
+        });
+        if source == interface {
+            // As a port it still answers for the addresses it has.
+            steps.extend(enslave);
+            steps.extend(movement.restore.iter().cloned());
+        } else {
+            // The bridge that has them now is without a way out the moment the interface leaves it.
+            steps.extend(movement.restore.iter().cloned());
+            steps.extend(enslave);
         }
-        steps.extend(movement.restore.iter().cloned());
         movement.undo = undo_of(&steps);
         let stage = if carries {
             Moving::Restoring(Box::new(movement))
@@ -198,11 +231,10 @@ impl Engine {
                 disable: true,
             }));
         }
-        let left_behind = self.observed.addresses_of(interface.index).collect();
-        let entry = self.segments.get_mut(id)?;
-        if !carries && source == interface {
-            entry.left_behind = left_behind;
+        if !carries {
+            self.leave_behind(source.index);
         }
+        let entry = self.segments.get_mut(id)?;
         entry.moving = Some(stage);
         Some(self.segment_steps(id, cause, steps))
     }

@@ -11,7 +11,6 @@ use crate::plan::address_move::AddressMove;
 use crate::plan::forwarding::ForwardingHave;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 
 /// Where a tap stands (the contract's port states).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,8 +261,6 @@ pub struct SegmentEntry {
     pub moving: Option<Moving>,
     /// The device that the addresses under way come from.
     pub moving_from: Option<Ifindex>,
-    /// Addresses of the interface that were found to be nobody's to move.
-    pub left_behind: BTreeSet<IpAddr>,
     /// As it was meant to be when all was last right.
     pub settled: Option<SegmentWant>,
     /// Somebody else keeps changing bridge or uplink.
@@ -291,7 +288,6 @@ impl SegmentEntry {
             forwarding_fresh: false,
             moving: None,
             moving_from: None,
-            left_behind: BTreeSet::new(),
             settled: None,
             fight: Fight::default(),
             failures: 0,
