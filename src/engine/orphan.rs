@@ -235,7 +235,7 @@ pub(super) fn on_carried(
     }
     let plan = match give_back.stage {
         Moving::Reading => {
-            let mut movement = match plan_move(from, to, &on_bridge) {
+            let mut movement = match plan_move(from, to, &on_bridge, &on_uplink) {
                 Ok(movement) => movement,
                 Err(error) => {
                     fail(engine, bridge, error.to_string(), now);

@@ -138,7 +138,7 @@ impl Engine {
             self.on_effect(effect, cause, now);
         }
         let plan = match stage {
-            Moving::Reading => self.restore_plan(id, ends, &on_source, cause, now),
+            Moving::Reading => self.restore_plan(id, ends, &on_source, &on_bridge, cause, now),
             Moving::Verifying(movement) => {
                 Some(self.finish_plan(id, ends, *movement, &on_bridge, cause, now))
             }
@@ -169,6 +169,7 @@ impl Engine {
         id: &NetworkId,
         ends: Ends,
         carried: &Carried,
+        there: &Carried,
         cause: CauseId,
         now: Time,
     ) -> Option<Plan> {
@@ -177,7 +178,7 @@ impl Engine {
             source,
             bridge,
         } = ends;
-        let mut movement = match plan_move(source, bridge, carried) {
+        let mut movement = match plan_move(source, bridge, carried, there) {
             Ok(movement) => movement,
             Err(error) => {
                 self.fail_segment(id, error.to_string(), Some(SLOW_RETRY), now);
