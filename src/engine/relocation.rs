@@ -57,11 +57,15 @@ pub(super) fn enslave_flat(
         return None;
     };
     let entry = engine.segments.get_mut(id)?;
+    if entry.moving_between.is_some_and(|(_, to)| to != bridge) {
+        // Begun with a bridge that is gone.
+        entry.moving = None;
+    }
     match entry.moving {
         None => {
             let source = enslave.map_or(index, |enslave| enslave.source);
             entry.moving = Some(Moving::Reading);
-            entry.moving_from = Some(source);
+            entry.moving_between = Some((source, bridge));
             Some(Action::ReadCarried {
                 key: Key::Network(id.clone()),
                 devices: vec![source, bridge],
@@ -69,7 +73,7 @@ pub(super) fn enslave_flat(
         }
         Some(Moving::Verifying(_)) => Some(Action::ReadCarried {
             key: Key::Network(id.clone()),
-            devices: vec![entry.moving_from.unwrap_or(index), bridge],
+            devices: vec![entry.moving_between.map_or(index, |(from, _)| from), bridge],
         }),
         // Under way: the answer comes as an event.
         Some(Moving::Reading | Moving::Restoring(_) | Moving::Finishing) => None,
@@ -155,7 +159,10 @@ impl Engine {
         let physical = self.desired.physical.get(network.segment.physical()?)?;
         let interface = self.observed.by_name(&physical.interface?)?.index;
         let bridge = self.observed.by_name(&self.desired.bridge_name(network)?)?.index;
-        let source = self.segments.get(id)?.moving_from?;
+        let (source, to) = self.segments.get(id)?.moving_between?;
+        if to != bridge {
+            return None;
+        }
         Some(Ends {
             interface: end_of(self, interface)?,
             source: end_of(self, source)?,

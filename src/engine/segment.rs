@@ -28,6 +28,9 @@ impl Engine {
         if entry.users.is_empty() && !network.prewarm {
             // Whoever comes next finds no old failure to wait for.
             self.clear_segment_retry(id);
+            if let Some(entry) = self.segments.get_mut(id) {
+                entry.moving = None;
+            }
             self.set_segment_state(id, SegmentState::Idle, now);
             return None;
         }

@@ -259,8 +259,8 @@ pub struct SegmentEntry {
     /// Read since the last time all was right: good enough to plan by. Others write there too, unheard.
     pub forwarding_fresh: bool,
     pub moving: Option<Moving>,
-    /// The device that the addresses under way come from.
-    pub moving_from: Option<Ifindex>,
+    /// The devices that the addresses under way come from and go to.
+    pub moving_between: Option<(Ifindex, Ifindex)>,
     /// As it was meant to be when all was last right.
     pub settled: Option<SegmentWant>,
     /// Somebody else keeps changing bridge or uplink.
@@ -287,7 +287,7 @@ impl SegmentEntry {
             forwarding: None,
             forwarding_fresh: false,
             moving: None,
-            moving_from: None,
+            moving_between: None,
             settled: None,
             fight: Fight::default(),
             failures: 0,

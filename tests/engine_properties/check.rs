@@ -59,7 +59,10 @@ pub fn converged(world: &mut World) -> Verdict {
             prop_assert!(uplink.link.up);
         }
     }
-    // The host has each of its addresses once, and both its routes.
+    // The host has each of its addresses once, and both its routes. A move that was cut short and whose network nobody uses
+    // any more stays half done (the host is reachable) until the bridge is pruned; a tap that somebody put there keeps it.
+    let flat = tapwire::model::NetworkId::new("flat").expect("an id");
+    let used = host.engine.segment(&flat).is_some_and(|s| !s.users.is_empty());
     for address in HOST_ADDRESSES {
         let holders = host.kernel.devices().filter(|d| {
             d.addresses
@@ -67,9 +70,11 @@ pub fn converged(world: &mut World) -> Verdict {
                 .any(|a| address_of(a).is_some_and(|ip| address.starts_with(&format!("{ip}/"))))
         });
         let holders: Vec<String> = holders.map(|d| d.link.name.to_string()).collect();
-        prop_assert_eq!(holders.len(), 1, "{} is on {:?}", address, holders);
+        prop_assert!(!holders.is_empty(), "{} is gone", address);
+        prop_assert!(holders.len() == 1 || !used, "{} is on {:?}", address, holders);
     }
-    prop_assert_eq!(host.kernel.routes.len(), 2);
+    let routes = host.kernel.routes.len();
+    prop_assert!(routes == 2 || (routes > 2 && !used), "{} routes", routes);
     forwarding(world)
 }
 
