@@ -90,7 +90,8 @@ pub fn execute<T: Transport>(executor: &mut Executor<T>, plan: Plan) -> Done {
     executor.run(&ops, |_, outcome| results.push(result(outcome)));
     let mut undo_failures = Vec::new();
     if let Some(failed) = results.iter().position(|r| r.outcome.is_err()) {
-        let done = plan.steps.iter().take(failed).rev();
+        // The failed one too: it may have had its effect and lost its answer, and to take back nothing is harmless.
+        let done = plan.steps.iter().take(failed + 1).rev();
         for undo in done.filter_map(|step| step.undo.as_ref()) {
             executor.run(std::slice::from_ref(undo), |_, outcome| {
                 if let Verdict::Failed(error) = &outcome.verdict {

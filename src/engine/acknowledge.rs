@@ -3,15 +3,18 @@
 //! The kernel's own event says the same a moment later and is then no news. Updating from the acknowledgement
 //! matters where no event comes (sysctl, FDB) and where the event was lost.
 
+use super::event::Applied;
 use crate::model::{Ifindex, Link, LinkKind};
 use crate::observed::{Change, Effect, Observed};
 use crate::plan::address_move::address_of;
 use crate::plan::op::{LinkChange, LinkRef, ListAction, Master, Op};
 
-/// Applies a successful operation to the mirror. `created` is the link as read back after a create.
-pub fn acknowledge(observed: &mut Observed, op: &Op, created: Option<Link>) -> Effect {
-    if let Some(link) = created {
-        return observed.apply(Change::Upsert(link));
+/// Applies a successful operation to the mirror.
+pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effect {
+    match applied {
+        Applied::Created(link) => return observed.made((**link).clone()),
+        Applied::AlreadyThere(link) => return observed.apply(Change::Upsert((**link).clone())),
+        Applied::Done => {}
     }
     match op {
         Op::SetLink { link, change } => {

@@ -117,6 +117,7 @@ impl Engine {
             self.note(now, cause, What::TapGone { port: label });
         }
         self.idle.remove(&link.index);
+        self.left_behind.remove(&link.index);
         self.mark_watchers(&link.name, cause);
         if blocks_others(link) {
             self.mark_conflicts(cause);
@@ -252,8 +253,8 @@ impl Engine {
     fn forget_failures(&mut self) {
         for segment in self.segments.values_mut() {
             segment.retry_at = None;
-            segment.left_behind.clear();
         }
+        self.left_behind.clear();
         for tap in self.taps.values_mut() {
             tap.refused_mtu = None;
             if !matches!(tap.state, PortState::Conflict { .. }) {

@@ -33,6 +33,7 @@ use event::{Action, Event, Loss, PolicyUse};
 use note::{Note, What};
 use state::{SegmentEntry, Tap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Between two full dumps asked for by losses: an overrun storm costs one dump a second, not one per overrun.
@@ -82,6 +83,9 @@ pub struct Engine {
     prune_check_at: Option<Time>,
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
+    /// Addresses that reading found to be nobody's to move, by device: as long as the mirror shows just these, there is
+    /// nothing to move.
+    left_behind: BTreeMap<Ifindex, BTreeSet<IpAddr>>,
     /// Worked out while an answer was handled; handed out before anything else.
     pending_plans: VecDeque<Plan>,
     mirror: Mirror,
@@ -117,6 +121,7 @@ impl Engine {
             prune_check_at: None,
             prune_after,
             give_back: None,
+            left_behind: BTreeMap::new(),
             pending_plans: VecDeque::new(),
             mirror: Mirror::Stale {
                 not_before: now,

@@ -12,7 +12,7 @@ use super::state::{Moving, SegmentState};
 use crate::desired::segment::link_names;
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, LinkKind, LinkName, NetworkId, Time};
-use crate::plan::address_move::{Carried, address_of, plan_move, verify};
+use crate::plan::address_move::{Carried, address_of, carries_anything, plan_move, verify};
 use crate::plan::op::{LinkChange, Master, Op};
 use crate::plan::segment::{self, reference};
 use crate::plan::{CauseId, Key, Plan, Step};
@@ -235,7 +235,7 @@ pub(super) fn on_carried(
     }
     let plan = match give_back.stage {
         Moving::Reading => {
-            let mut movement = match plan_move(from, to, &on_bridge) {
+            let mut movement = match plan_move(from, to, &on_bridge, &on_uplink) {
                 Ok(movement) => movement,
                 Err(error) => {
                     fail(engine, bridge, error.to_string(), now);
@@ -276,6 +276,9 @@ pub(super) fn on_carried(
                     op: set(Master::Clear),
                     undo: Some(set(Master::Set(reference(bridge_link)))),
                 });
+            }
+            if !carries_anything(&on_bridge, from.mac) {
+                engine.leave_behind(bridge);
             }
             movement.undo = undo_of(&steps);
             engine.give_back = Some(GiveBack {

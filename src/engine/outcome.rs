@@ -1,6 +1,6 @@
 //! What the kernel answered to a plan.
 
-use super::event::{Applied, Done, Failure, FailureClass};
+use super::event::{Done, Failure, FailureClass};
 use super::note::What;
 use super::state::{PortLabel, PortState};
 use super::{Engine, acknowledge, backoff, orphan, relocation};
@@ -16,11 +16,7 @@ impl Engine {
             self.counters.ops += 1;
             match &result.outcome {
                 Ok(applied) => {
-                    let created = match applied {
-                        Applied::Done => None,
-                        Applied::Created(link) | Applied::AlreadyThere(link) => Some((**link).clone()),
-                    };
-                    let effect = acknowledge::acknowledge(&mut self.observed, &step.op, created);
+                    let effect = acknowledge::acknowledge(&mut self.observed, &step.op, applied);
                     // A device made or deleted, an address moved concern others as their events would; a changed
                     // device is our own news.
                     match effect {

@@ -13,7 +13,7 @@ use crate::desired::segment::{SegmentWant, UplinkWant};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::address_move::{AddressMove, Carried, End, address_of, carries_anything, plan_move, verify};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::{Enslave, reference};
+use crate::plan::segment::{Enslave, reference, stale_flat_uplink};
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
@@ -57,11 +57,15 @@ pub(super) fn enslave_flat(
         return None;
     };
     let entry = engine.segments.get_mut(id)?;
+    if entry.moving_between.is_some_and(|(_, to)| to != bridge) {
+        // Begun with a bridge that is gone.
+        entry.moving = None;
+    }
     match entry.moving {
         None => {
             let source = enslave.map_or(index, |enslave| enslave.source);
             entry.moving = Some(Moving::Reading);
-            entry.moving_from = Some(source);
+            entry.moving_between = Some((source, bridge));
             Some(Action::ReadCarried {
                 key: Key::Network(id.clone()),
                 devices: vec![source, bridge],
@@ -69,7 +73,7 @@ pub(super) fn enslave_flat(
         }
         Some(Moving::Verifying(_)) => Some(Action::ReadCarried {
             key: Key::Network(id.clone()),
-            devices: vec![entry.moving_from.unwrap_or(index), bridge],
+            devices: vec![entry.moving_between.map_or(index, |(from, _)| from), bridge],
         }),
         // Under way: the answer comes as an event.
         Some(Moving::Reading | Moving::Restoring(_) | Moving::Finishing) => None,
@@ -77,6 +81,33 @@ pub(super) fn enslave_flat(
 }
 
 impl Engine {
+    /// Reading showed nothing to move on this device, whatever the mirror says it has (temporary addresses, say).
+    pub(super) fn leave_behind(&mut self, device: Ifindex) {
+        let addresses = self.observed.addresses_of(device).collect();
+        self.left_behind.insert(device, addresses);
+    }
+
+    /// Nothing changed since reading showed nothing to move.
+    fn is_left_behind(&self, device: Ifindex) -> bool {
+        self.left_behind
+            .get(&device)
+            .is_some_and(|left| left.iter().copied().eq(self.observed.addresses_of(device)))
+    }
+
+    /// Is there a port to make of the interface, or an address to move?
+    pub(super) fn is_to_enslave(&self, want: &SegmentWant, enslave: &Enslave) -> bool {
+        let master = self.observed.link(enslave.interface).and_then(|l| l.master);
+        let is_port = master.is_some() && master == self.observed.by_name(&want.bridge.name).map(|l| l.index);
+        !is_port || !self.is_left_behind(enslave.source)
+    }
+
+    /// The bridge, and the interface that is to get its addresses back before anything else is done to the bridge.
+    pub(super) fn stale_uplink(&self, want: &SegmentWant) -> Option<(Ifindex, Ifindex)> {
+        let (bridge, uplink) = stale_flat_uplink(want, &self.observed)?;
+        let is_port = self.observed.link(uplink)?.master == Some(bridge);
+        (is_port || !self.is_left_behind(bridge)).then_some((bridge, uplink))
+    }
+
     pub(super) fn on_carried(&mut self, key: &Key, have: Result<Vec<Carried>, Failure>, now: Time) {
         match key {
             Key::Network(id) => self.on_network_carried(&id.clone(), have, now),
@@ -111,7 +142,7 @@ impl Engine {
             self.on_effect(effect, cause, now);
         }
         let plan = match stage {
-            Moving::Reading => self.restore_plan(id, ends, &on_source, cause, now),
+            Moving::Reading => self.restore_plan(id, ends, &on_source, &on_bridge, cause, now),
             Moving::Verifying(movement) => {
                 Some(self.finish_plan(id, ends, *movement, &on_bridge, cause, now))
             }
@@ -128,7 +159,10 @@ impl Engine {
         let physical = self.desired.physical.get(network.segment.physical()?)?;
         let interface = self.observed.by_name(&physical.interface?)?.index;
         let bridge = self.observed.by_name(&self.desired.bridge_name(network)?)?.index;
-        let source = self.segments.get(id)?.moving_from?;
+        let (source, to) = self.segments.get(id)?.moving_between?;
+        if to != bridge {
+            return None;
+        }
         Some(Ends {
             interface: end_of(self, interface)?,
             source: end_of(self, source)?,
@@ -142,6 +176,7 @@ impl Engine {
         id: &NetworkId,
         ends: Ends,
         carried: &Carried,
+        there: &Carried,
         cause: CauseId,
         now: Time,
     ) -> Option<Plan> {
@@ -150,7 +185,7 @@ impl Engine {
             source,
             bridge,
         } = ends;
-        let mut movement = match plan_move(source, bridge, carried) {
+        let mut movement = match plan_move(source, bridge, carried, there) {
             Ok(movement) => movement,
             Err(error) => {
                 self.fail_segment(id, error.to_string(), Some(SLOW_RETRY), now);
@@ -179,13 +214,19 @@ impl Engine {
                 disable: false,
             }));
         }
-        if link.master != Some(bridge.index) {
-            steps.push(Step {
-                op: set(Master::Set(reference(bridge_link))),
-                undo: Some(set(back)),
-            });
+        let enslave = (link.master != Some(bridge.index)).then(|| Step {
+            op: set(Master::Set(reference(bridge_link))),
+            undo: Some(set(back)),
+        });
+        if source == interface {
+            // As a port it still answers for the addresses it has.
+            steps.extend(enslave);
+            steps.extend(movement.restore.iter().cloned());
+        } else {
+            // The bridge that has them now is without a way out the moment the interface leaves it.
+            steps.extend(movement.restore.iter().cloned());
+            steps.extend(enslave);
         }
-        steps.extend(movement.restore.iter().cloned());
         movement.undo = undo_of(&steps);
         let stage = if carries {
             Moving::Restoring(Box::new(movement))
@@ -198,11 +239,10 @@ impl Engine {
                 disable: true,
             }));
         }
-        let left_behind = self.observed.addresses_of(interface.index).collect();
-        let entry = self.segments.get_mut(id)?;
-        if !carries && source == interface {
-            entry.left_behind = left_behind;
+        if !carries {
+            self.leave_behind(source.index);
         }
+        let entry = self.segments.get_mut(id)?;
         entry.moving = Some(stage);
         Some(self.segment_steps(id, cause, steps))
     }

@@ -13,7 +13,7 @@ use crate::desired::verdict::NetworkVerdict;
 use crate::engine::note::What;
 use crate::model::{Ifindex, LinkName, NetworkId, Time};
 use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
-use crate::plan::segment::{Enslave, plan_segment, reference, stale_flat_uplink};
+use crate::plan::segment::{plan_segment, reference};
 use crate::plan::{CauseId, Conflict, Key, Plan, Step};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ impl Engine {
         if entry.users.is_empty() && !network.prewarm {
             // Whoever comes next finds no old failure to wait for.
             self.clear_segment_retry(id);
+            if let Some(entry) = self.segments.get_mut(id) {
+                entry.moving = None;
+            }
             self.set_segment_state(id, SegmentState::Idle, now);
             return None;
         }
@@ -65,7 +68,7 @@ impl Engine {
             self.set_segment_state(id, SegmentState::Configuring, now);
             return None;
         }
-        if let Some((bridge, uplink)) = stale_flat_uplink(&want, &self.observed) {
+        if let Some((bridge, uplink)) = self.stale_uplink(&want) {
             self.set_segment_state(id, SegmentState::Configuring, now);
             return orphan::begin_give_back(self, bridge, uplink);
         }
@@ -83,9 +86,7 @@ impl Engine {
                 return None;
             }
         };
-        plan.enslave = plan
-            .enslave
-            .filter(|enslave| !self.is_left_behind(id, &want, enslave));
+        plan.enslave = plan.enslave.filter(|enslave| self.is_to_enslave(&want, enslave));
         // All was right and nobody told otherwise since: somebody else undid it.
         let undone = self
             .segments
@@ -303,22 +304,6 @@ impl Engine {
         );
         self.mark_users(id, cause);
         false
-    }
-
-    /// Reading showed nothing to move on the interface, and what the mirror knows of it did not change since.
-    pub(super) fn is_left_behind(&self, id: &NetworkId, want: &SegmentWant, enslave: &Enslave) -> bool {
-        let is_port = self.observed.by_name(&want.bridge.name).is_some_and(|bridge| {
-            self.observed
-                .link(enslave.interface)
-                .is_some_and(|l| l.master == Some(bridge.index))
-        });
-        is_port
-            && self.segments.get(id).is_some_and(|s| {
-                s.left_behind
-                    .iter()
-                    .copied()
-                    .eq(self.observed.addresses_of(enslave.interface))
-            })
     }
 
     pub(super) fn fail_segment(&mut self, id: &NetworkId, error: String, retry: Option<Duration>, now: Time) {

@@ -11,7 +11,6 @@ use crate::plan::address_move::AddressMove;
 use crate::plan::forwarding::ForwardingHave;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 
 /// Where a tap stands (the contract's port states).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,10 +259,8 @@ pub struct SegmentEntry {
     /// Read since the last time all was right: good enough to plan by. Others write there too, unheard.
     pub forwarding_fresh: bool,
     pub moving: Option<Moving>,
-    /// The device that the addresses under way come from.
-    pub moving_from: Option<Ifindex>,
-    /// Addresses of the interface that were found to be nobody's to move.
-    pub left_behind: BTreeSet<IpAddr>,
+    /// The devices that the addresses under way come from and go to.
+    pub moving_between: Option<(Ifindex, Ifindex)>,
     /// As it was meant to be when all was last right.
     pub settled: Option<SegmentWant>,
     /// Somebody else keeps changing bridge or uplink.
@@ -290,8 +287,7 @@ impl SegmentEntry {
             forwarding: None,
             forwarding_fresh: false,
             moving: None,
-            moving_from: None,
-            left_behind: BTreeSet::new(),
+            moving_between: None,
             settled: None,
             fight: Fight::default(),
             failures: 0,

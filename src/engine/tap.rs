@@ -303,14 +303,18 @@ impl Engine {
             Some(master) if master == bridge => Place::Right,
             None => Place::Movable,
             Some(master) => {
-                let ours = self.segments.values().any(|s| s.bridge == Some(master))
-                    || self
-                        .observed
-                        .link(master)
-                        .is_some_and(|l| !Mark::read(l.alias.as_deref()).is_foreign());
                 // A master that is gone already is no owner.
-                let exists = self.observed.link(master).is_some();
-                if ours || !exists {
+                let Some(holder) = self.observed.link(master) else {
+                    return Place::Movable;
+                };
+                // By its mark, by use, or by the name that a network's bridge has.
+                let ours = !Mark::read(holder.alias.as_deref()).is_foreign()
+                    || self.segments.values().any(|s| s.bridge == Some(master))
+                    || self
+                        .desired
+                        .networks()
+                        .any(|network| self.desired.bridge_name(network) == Some(holder.name));
+                if ours {
                     Place::Movable
                 } else {
                     Place::Foreign(master)

@@ -12,7 +12,7 @@ use crate::observed::{Observed, is_tap_kind};
 use crate::plan::forwarding::plan_forwarding;
 use crate::plan::op::{LinkChange, LinkRef, Master, Op};
 use crate::plan::port::{PortMemory, plan_port};
-use crate::plan::segment::{plan_segment, reference, stale_flat_uplink};
+use crate::plan::segment::{plan_segment, reference};
 use std::collections::BTreeSet;
 
 /// Ports by state.
@@ -216,7 +216,7 @@ impl Engine {
         let Ok(want) = derive_segment(&self.desired, &self.observed, network, verdict) else {
             return;
         };
-        if let Some((bridge, uplink)) = stale_flat_uplink(&want, &self.observed)
+        if let Some((bridge, uplink)) = self.stale_uplink(&want)
             && let Some(uplink) = self.observed.link(uplink).filter(|l| l.master == Some(bridge))
         {
             let change = LinkChange {
@@ -234,9 +234,7 @@ impl Engine {
         let Ok(mut plan) = plan_segment(&want, &self.observed) else {
             return;
         };
-        plan.enslave = plan
-            .enslave
-            .filter(|enslave| !self.is_left_behind(&network.id, &want, enslave));
+        plan.enslave = plan.enslave.filter(|enslave| self.is_to_enslave(&want, enslave));
         planned.extend(plan.ops.into_iter().map(|op| Planned {
             op,
             cause: cause.clone(),

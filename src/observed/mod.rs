@@ -51,6 +51,8 @@ pub struct Observed {
     names: BTreeMap<LinkName, Vec<Ifindex>>,
     ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
     addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
+    /// Devices that this run made; their mark (`ifalias`) is set by a later request, which may fail.
+    made_here: BTreeSet<Ifindex>,
 }
 
 impl Observed {
@@ -96,6 +98,15 @@ impl Observed {
             .iter()
             .filter(move |(_, on)| on.contains(&index))
             .map(|(address, _)| *address)
+    }
+
+    /// A device as read back after our own create.
+    pub fn made(&mut self, link: Link) -> Effect {
+        self.made_here.insert(link.index);
+        self.upsert(link)
+    }
+    pub fn is_made_here(&self, index: Ifindex) -> bool {
+        self.made_here.contains(&index)
     }
 
     pub fn apply(&mut self, change: Change) -> Effect {
@@ -199,6 +210,7 @@ impl Observed {
         let Some(link) = self.links.remove(&index) else {
             return Effect::Same;
         };
+        self.made_here.remove(&index);
         self.release_name(&link.name, index);
         if let Some(master) = link.master {
             self.leave(master, index);

@@ -95,7 +95,14 @@ pub struct UsesNexthopObject {
     pub id: u32,
 }
 
-pub fn plan_move(from: End, to: End, carried: &Carried) -> Result<AddressMove, UsesNexthopObject> {
+/// `there`: what the new device has already (a move that was cut short). It is told again, because attributes may differ,
+/// but never taken back: that would destroy what was there before, and a primary takes its secondaries along.
+pub fn plan_move(
+    from: End,
+    to: End,
+    carried: &Carried,
+    there: &Carried,
+) -> Result<AddressMove, UsesNexthopObject> {
     let mut plan = AddressMove::default();
     for old in carried.addresses.iter().filter(|a| is_to_move(a, from.mac)) {
         let new = moved_address(old, from, to);
@@ -104,13 +111,17 @@ pub fn plan_move(from: End, to: End, carried: &Carried) -> Result<AddressMove, U
             link,
             record: Box::new(record.clone()),
         };
-        let undo = op(ListAction::Delete, to.reference(), &new);
+        let known = there
+            .addresses
+            .iter()
+            .any(|a| address_key(a) == address_key(&new));
+        let undo = (!known).then(|| op(ListAction::Delete, to.reference(), &new));
         if old.family == AF_INET6 {
             let mut first = new.clone();
             set_flags(&mut first, flags(&new) | ifa::F_NODAD);
             plan.restore.push(Step {
                 op: op(ListAction::Replace, to.reference(), &first),
-                undo: Some(undo),
+                undo,
             });
             if flags(&first) != flags(&new) {
                 plan.restore.push(Step {
@@ -121,7 +132,7 @@ pub fn plan_move(from: End, to: End, carried: &Carried) -> Result<AddressMove, U
         } else {
             plan.restore.push(Step {
                 op: op(ListAction::Replace, to.reference(), &new),
-                undo: Some(undo),
+                undo,
             });
         }
         plan.remove.push(op(ListAction::Delete, from.reference(), old));
@@ -149,9 +160,10 @@ pub fn plan_move(from: End, to: End, carried: &Carried) -> Result<AddressMove, U
                 undo: Some(op(ListAction::Replace, &same)),
             });
         } else {
+            let known = there.routes.iter().any(|route| is_route(route, &new));
             plan.restore.push(Step {
                 op: op(ListAction::Append, &new),
-                undo: Some(op(ListAction::Delete, &new)),
+                undo: (!known).then(|| op(ListAction::Delete, &new)),
             });
             old_routes.push(op(ListAction::Delete, &same));
         }
@@ -180,13 +192,7 @@ pub fn verify(expected: &Carried, have: &Carried) -> Result<(), String> {
         }
     }
     for want in &expected.routes {
-        let key = |r: &RouteRecord| (r.family, r.dst_len, r.src_len, r.tos, r.protocol, r.kind);
-        let ignored = [rta::CACHEINFO, rta::EXPIRES];
-        let found = have
-            .routes
-            .iter()
-            .any(|r| key(r) == key(want) && contains(&r.attributes, &want.attributes, &ignored));
-        if !found {
+        if !have.routes.iter().any(|route| is_route(route, want)) {
             return Err(format!(
                 "a route of table {} (protocol {}) did not arrive",
                 want.table, want.protocol
@@ -194,6 +200,13 @@ pub fn verify(expected: &Carried, have: &Carried) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Is this dumped route the one that was told?
+fn is_route(have: &RouteRecord, told: &RouteRecord) -> bool {
+    let key = |r: &RouteRecord| (r.family, r.dst_len, r.src_len, r.tos, r.protocol, r.kind);
+    let ignored = [rta::CACHEINFO, rta::EXPIRES];
+    key(have) == key(told) && contains(&have.attributes, &told.attributes, &ignored)
 }
 
 /// Is there anything of the host's here (kernel-made link-local addresses do not count)?

@@ -41,8 +41,8 @@ impl From<Op> for Step {
     }
 }
 
-/// Operations for one key, in order. The first failure ends it; done steps with an `undo` are then taken back in
-/// reverse order.
+/// Operations for one key, in order. The first failure ends it; its own `undo` (it may have had its effect) and those of
+/// the done steps then take everything back, last first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub key: Key,

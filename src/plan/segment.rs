@@ -11,7 +11,7 @@ use crate::model::owned::Mark;
 use crate::model::{
     BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mtu, VlanAttributes, VxlanAttributes,
 };
-use crate::observed::{Observed, is_link_local};
+use crate::observed::Observed;
 
 /// The operations, and what must happen besides them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -203,8 +203,9 @@ fn plan_bridge(
         mtu: want.mtu.filter(|mtu| !link.mtu_is(*mtu)),
         ..LinkChange::default()
     };
-    take_over(link, segment, &mut change);
-    if change.alias.is_some() && Mark::read(link.alias.as_deref()).is_foreign() {
+    take_over(link, segment, observed, &mut change);
+    let found = Mark::read(link.alias.as_deref()).is_foreign() && !observed.is_made_here(link.index);
+    if change.alias.is_some() && found {
         // Found, not made: pin the address it has, or it would follow its lowest port.
         change.mac = link.mac;
         change.mtu = want.mtu.or(Mtu::new(i64::from(link.mtu)).ok());
@@ -217,11 +218,12 @@ fn plan_bridge(
 }
 
 /// `ifalias`: ours when it already says made or adopted (kept current), "adopted" when it says nothing, and never
-/// over an operator's own text.
-fn take_over(link: &Link, segment: &SegmentWant, change: &mut LinkChange) {
+/// over an operator's own text. What this run made and could not mark yet is made, not found.
+fn take_over(link: &Link, segment: &SegmentWant, observed: &Observed, change: &mut LinkChange) {
     let alias = match Mark::read(link.alias.as_deref()) {
         Mark::Made(_) => &segment.made,
         Mark::Adopted(_) => &segment.adopted,
+        Mark::Foreign if link.alias.is_none() && observed.is_made_here(link.index) => &segment.made,
         Mark::Foreign if link.alias.is_none() => &segment.adopted,
         Mark::Foreign => return,
     };
@@ -245,15 +247,9 @@ fn plan_flat(
             format!("{name} is a bridge and cannot be a port; name it as `bridge` of the physical network");
         return Err(conflict(link, reason));
     }
-    let mut source = index;
     if let Some(master) = link.master.filter(|m| Some(*m) != bridge.index) {
         let holder = observed.link(master);
         let ours = holder.is_some_and(|l| !Mark::read(l.alias.as_deref()).is_foreign());
-        if let Some(holder) = holder.filter(|l| recorded_uplink(l) == Some(name))
-            && observed.has_address(holder.index)
-        {
-            source = holder.index;
-        }
         if !ours && !adopt {
             let holder = holder.map_or_else(|| master.to_string(), |l| l.name.to_string());
             let reason = format!(
@@ -275,11 +271,25 @@ fn plan_flat(
             change,
         });
     }
+    // Another bridge of ours had the interface, and still has its addresses.
+    let holder = observed.links().find(|l| {
+        l.is_bridge()
+            && Some(l.index) != bridge.index
+            && recorded_uplink(l) == Some(name)
+            && observed.has_address(l.index)
+    });
+    let source = holder.map_or(index, |holder| holder.index);
     // Already a port but with addresses: a move that was cut short, or somebody put them there. They belong on the bridge.
-    if link.master != bridge.index || bridge.index.is_none() || observed.has_address(index) {
+    let joins = link.master != bridge.index || bridge.index.is_none();
+    if joins || source != index || observed.has_address(index) {
         plan.enslave = Some(Enslave {
             interface: index,
             source,
+        });
+    } else if link.ipv6_disabled == Some(false) {
+        plan.ops.push(Op::DisableIpv6 {
+            link: interface,
+            disable: true,
         });
     }
     Ok(())
@@ -339,7 +349,7 @@ fn plan_uplink(
             mtu: mtu.filter(|mtu| !link.mtu_is(*mtu)),
             ..LinkChange::default()
         };
-        take_over(link, want, &mut change);
+        take_over(link, want, observed, &mut change);
         if bridge.index.is_none() || link.master != bridge.index {
             change.master = Some(Master::Set(bridge));
         }
@@ -455,17 +465,14 @@ pub fn recorded_uplink(bridge: &Link) -> Option<LinkName> {
     LinkName::new(owner.uplink?).ok()
 }
 
-/// A flat network's interface that is still a port of the bridge although the network now has another uplink, or was
-/// given back but not to the end (both have the addresses): that comes before anything else.
+/// A flat network's interface that is still a port of the bridge although the network now has another uplink, or whose
+/// addresses the bridge still has: they go back to it before anything else.
 pub fn stale_flat_uplink(want: &SegmentWant, observed: &Observed) -> Option<(Ifindex, Ifindex)> {
     let bridge = observed.by_name(&want.bridge.name).filter(|l| l.is_bridge())?;
     let name = recorded_uplink(bridge).filter(|name| want.uplink.name() != Some(*name))?;
     let uplink = observed.by_name(&name)?;
-    let half_way = || {
-        let mut here = observed.addresses_of(bridge.index).filter(|a| !is_link_local(*a));
-        here.any(|address| observed.addresses_of(uplink.index).any(|other| other == address))
-    };
-    (uplink.master == Some(bridge.index) || half_way()).then_some((bridge.index, uplink.index))
+    let held = uplink.master == Some(bridge.index) || observed.has_address(bridge.index);
+    held.then_some((bridge.index, uplink.index))
 }
 
 pub fn reference(link: &Link) -> LinkRef {

@@ -4,7 +4,7 @@
 //! in `step`); `expected.txt` is what the program did after each step, operation by operation as iproute2 would write it,
 //! what it said, and how ports, networks and devices stand at the end.
 
-mod step;
+pub mod step;
 
 use crate::fake_kernel::Kernel;
 use crate::fake_kernel::host::Host;
@@ -28,6 +28,30 @@ pub fn read_desired(path: &Path) -> (Desired, Option<Duration>) {
     let config = config::load_str(&text, path).unwrap_or_else(|report| panic!("{report}"));
     let desired = daemon::sources::desired(&config, &daemon::sources::Told::default(), "host");
     (desired, config.daemon.prune_after)
+}
+
+/// The first scenario whose name begins so, told; `look` is called before each step and sees the world as it is.
+pub fn tell(story: &str, look: &mut dyn FnMut(&mut Host)) -> Host {
+    let case = fs::read_dir(folder())
+        .expect("tests/scenarios")
+        .map(|entry| entry.expect("a folder").path())
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(story))
+        })
+        .unwrap_or_else(|| panic!("no scenario {story}"));
+    let (desired, prune_after) = read_desired(&case.join("given.toml"));
+    let mut host = Host::new(Kernel::default(), desired, prune_after);
+    let lines = fs::read_to_string(case.join("events.jsonl")).expect("events.jsonl");
+    for line in lines
+        .lines()
+        .filter(|l| !l.trim().is_empty() && !l.starts_with('#'))
+    {
+        look(&mut host);
+        let step: Step = serde_json::from_str(line).expect("a step");
+        step.take(&mut host, &case, &mut String::new());
+    }
+    host
 }
 
 /// One case: runs it and returns the transcript.

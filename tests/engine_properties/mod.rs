@@ -1,1 +1,94 @@
+//! Random worlds and random hands in them.
+//!
+//! A world has four networks, one of each type, with their interfaces, and things that are none of the program's business.
+//! Hands make, rename, detach, move and delete taps, delete and change bridges and uplinks, take interfaces and addresses
+//! away, tell other mappings and networks; messages are lost, held back and repeated; the program is restarted. Then
+//! everybody stops, what is missing comes back, and time passes. What must hold then, and at every moment, is in `check`.
+//!
+//! `TAPWIRE_CASES` says how many worlds (96); a failing one is kept in `proptest-regressions/`.
 
+mod check;
+mod hand;
+
+use crate::fake_kernel::{Fault, Moment};
+use hand::{Act, World};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence};
+
+fn config() -> Config {
+    let cases = std::env::var("TAPWIRE_CASES").ok().and_then(|n| n.parse().ok());
+    Config {
+        cases: cases.unwrap_or(96),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/engine_properties/proptest-regressions.txt"
+        )))),
+        max_shrink_iters: 4000,
+        ..Config::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whatever_happens_the_world_ends_as_told(
+        prewarm in any::<bool>(),
+        budget in prop_oneof![Just(512_usize), 1_usize..8],
+        acts in proptest::collection::vec(Act::any(), 1..40),
+    ) {
+        let mut world = World::new(prewarm);
+        world.host.read_budget = budget;
+        for act in &acts {
+            world.take(act);
+        }
+        world.recover();
+        check::converged(&mut world)?;
+        check::second_pass_is_empty(&mut world)?;
+        check::a_fresh_start_finds_nothing_to_do(&mut world)?;
+        check::rules(&world)?;
+    }
+
+    #[test]
+    fn the_same_with_operations_that_fail(
+        acts in proptest::collection::vec(Act::any(), 1..24),
+        faults in proptest::collection::vec((0_usize..60, any::<bool>(), 0_usize..4), 1..6),
+    ) {
+        let mut world = World::new(false);
+        for (skip, after, errno) in faults {
+            let errno = [libc::EBUSY, libc::EINVAL, libc::EPERM, libc::ENOMEM][errno];
+            let moment = if after { Moment::After } else { Moment::Before };
+            world.host.faults.push(Fault::once(skip, moment, errno));
+        }
+        for act in &acts {
+            world.take(act);
+        }
+        world.host.faults.clear();
+        world.recover();
+        world.resync();
+        check::converged(&mut world)?;
+        check::second_pass_is_empty(&mut world)?;
+        check::a_fresh_start_finds_nothing_to_do(&mut world)?;
+        check::rules(&world)?;
+    }
+
+    #[test]
+    fn however_many_messages_are_lost_one_dump_makes_it_good(
+        acts in proptest::collection::vec(Act::any(), 1..30),
+    ) {
+        let mut world = World::new(false);
+        for act in acts.iter().filter(|act| act.is_kernels()) {
+            world.quietly(act);
+        }
+        world.host.overrun();
+        world.host.overrun();
+        let before = world.host.dumps;
+        world.recover_quietly();
+        world.host.overrun();
+        world.wait(130);
+        prop_assert_eq!(world.host.dumps, before + 1);
+        check::converged(&mut world)?;
+        check::second_pass_is_empty(&mut world)?;
+        check::rules(&world)?;
+    }
+}

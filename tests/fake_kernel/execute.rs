@@ -87,7 +87,7 @@ impl Kernel {
             for undo in plan
                 .steps
                 .iter()
-                .take(failed)
+                .take(failed + 1)
                 .rev()
                 .filter_map(|s| s.undo.as_ref())
             {

@@ -15,7 +15,7 @@ use tapwire::desired::verdict::{NetworkVerdict, PortVerdict};
 use tapwire::engine::Engine;
 use tapwire::engine::event::{Action, Event, Loss};
 use tapwire::engine::note::Note;
-use tapwire::model::{Ifindex, LinkName, Time};
+use tapwire::model::{Ifindex, LinkKind, LinkName, Time};
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::check::check;
 use tapwire::plan::op::Op;
@@ -75,13 +75,21 @@ impl Watch {
                 return Some(format!("{op}: {} was touched", before.link.name));
             }
         }
+        // Frames for a bridge come in through its ports; a port's own address is answered for too (weak host model).
+        let leads_out = |device: &Device| {
+            let is_wire = |d: &Device| d.link.up && matches!(d.link.kind, LinkKind::Physical);
+            let through_a_port = kernel
+                .devices()
+                .any(|port| port.link.master == Some(device.link.index) && is_wire(port));
+            is_wire(device) || (device.link.up && through_a_port)
+        };
         let reachable = |wanted: &IpAddr| {
             kernel
                 .devices()
-                .any(|d| d.link.up && d.addresses.iter().any(|a| address_of(a) == Some(*wanted)))
+                .any(|d| leads_out(d) && d.addresses.iter().any(|a| address_of(a) == Some(*wanted)))
         };
         let lost = self.reachable.iter().find(|address| !reachable(address))?;
-        Some(format!("{op}: {lost} is on no device that is up"))
+        Some(format!("{op}: {lost} is on no device that leads out of the host"))
     }
 }
 

@@ -1,0 +1,171 @@
+//! What must hold.
+
+use super::hand::{HOST_ADDRESSES, NETWORKS, World};
+use proptest::test_runner::TestCaseError;
+use proptest::{prop_assert, prop_assert_eq};
+use std::collections::BTreeSet;
+use tapwire::desired::port::{PortIntent, derive_port};
+use tapwire::engine::event::Event;
+use tapwire::engine::state::PortState;
+use tapwire::model::LinkKind;
+use tapwire::plan::address_move::address_of;
+
+type Verdict = Result<(), TestCaseError>;
+
+/// Each mapped tap is attached, in the kernel too; each network in use has its uplink and its entries.
+pub fn converged(world: &mut World) -> Verdict {
+    let host = &world.host;
+    prop_assert!(host.engine.is_in_sync());
+    for index in world.taps() {
+        let device = host.kernel.device(index).expect("a tap");
+        let link = &device.link;
+        let PortIntent::Attach(want) = derive_port(host.engine.desired(), link, None) else {
+            if let Some(tap) = host.engine.tap(index) {
+                prop_assert!(
+                    matches!(tap.state, PortState::Pending { .. }),
+                    "{}: {:?}",
+                    link.name,
+                    tap
+                );
+            }
+            continue;
+        };
+        let tap = host.engine.tap(index);
+        prop_assert_eq!(tap.map(|t| &t.state), Some(&PortState::Attached), "{}", link.name);
+        let (_, bridge, uplink) = NETWORKS
+            .iter()
+            .find(|(id, ..)| *id == want.network.as_str())
+            .expect("a network");
+        let master = link
+            .master
+            .and_then(|m| host.kernel.device(m))
+            .map(|d| d.link.name.to_string());
+        prop_assert_eq!(master.as_deref(), Some(*bridge), "{}", link.name);
+        prop_assert!(link.up && link.ipv6_disabled == Some(true), "{:?}", link);
+        let bridge = host.kernel.named(bridge).expect("a bridge");
+        prop_assert!(bridge.link.up);
+        if let Some(mtu) = want.mtu {
+            prop_assert_eq!(link.mtu, mtu.get());
+            prop_assert_eq!(bridge.link.mtu, mtu.get());
+        }
+        if let Some(uplink) = uplink {
+            let uplink = host.kernel.named(uplink).expect("an uplink");
+            prop_assert_eq!(
+                uplink.link.master,
+                Some(bridge.link.index),
+                "{}",
+                uplink.link.name
+            );
+            prop_assert!(uplink.link.up);
+        }
+    }
+    // The host has each of its addresses once, and both its routes. A move that was cut short and whose network nobody uses
+    // any more stays half done (the host is reachable) until the bridge is pruned; a tap that somebody put there keeps it.
+    let flat = tapwire::model::NetworkId::new("flat").expect("an id");
+    let used = host.engine.segment(&flat).is_some_and(|s| !s.users.is_empty());
+    for address in HOST_ADDRESSES {
+        let holders = host.kernel.devices().filter(|d| {
+            d.addresses
+                .iter()
+                .any(|a| address_of(a).is_some_and(|ip| address.starts_with(&format!("{ip}/"))))
+        });
+        let holders: Vec<String> = holders.map(|d| d.link.name.to_string()).collect();
+        prop_assert!(!holders.is_empty(), "{} is gone", address);
+        prop_assert!(holders.len() == 1 || !used, "{} is on {:?}", address, holders);
+    }
+    let routes = host.kernel.routes.len();
+    prop_assert!(routes == 2 || (routes > 2 && !used), "{} routes", routes);
+    forwarding(world)
+}
+
+/// The entries with our mark are those told, and nobody else's is gone.
+fn forwarding(world: &World) -> Verdict {
+    let host = &world.host;
+    let id = tapwire::model::NetworkId::new("vx").expect("an id");
+    let used = host.engine.segment(&id).is_some_and(|s| !s.users.is_empty());
+    let Some(device) = host.kernel.named("vxlan-100").filter(|_| used) else {
+        return Ok(());
+    };
+    let network = host.engine.desired().network(&id).expect("the network");
+    let floods: BTreeSet<_> = network.peers.iter().map(|p| p.vtep).collect();
+    let have: BTreeSet<_> = device
+        .fdb
+        .iter()
+        .filter(|row| row.ours && row.entry.is_flood())
+        .filter_map(|row| row.entry.dst)
+        .collect();
+    prop_assert_eq!(have, floods);
+    let unicast = device
+        .fdb
+        .iter()
+        .filter(|row| row.ours && !row.entry.is_flood())
+        .count();
+    let told = network.peers.iter().any(|p| p.mac.is_some());
+    prop_assert_eq!(unicast, usize::from(told));
+    let neighbours = network.peers.iter().filter(|p| p.ip.is_some()).count();
+    prop_assert_eq!(device.neighbours.len(), neighbours);
+    Ok(())
+}
+
+/// Nothing is left to do: not in the preview, not in a full pass.
+pub fn second_pass_is_empty(world: &mut World) -> Verdict {
+    let preview = world.host.engine.preview();
+    prop_assert!(preview.is_empty(), "{:?}", preview);
+    world.host.take_operations();
+    world.host.tell(Event::Resync);
+    world.host.settle();
+    let operations = world.host.take_operations();
+    prop_assert!(operations.is_empty(), "{:?}", operations);
+    Ok(())
+}
+
+/// What the events led to is what a fresh look at the same world leads to.
+pub fn a_fresh_start_finds_nothing_to_do(world: &mut World) -> Verdict {
+    let states = |world: &World| -> Vec<(String, String)> {
+        let engine = &world.host.engine;
+        let taps = engine
+            .taps()
+            .map(|(_, tap)| (tap.name.to_string(), tap.state.word().to_owned()));
+        taps.collect()
+    };
+    let before = states(world);
+    let networks = |world: &World| -> Vec<String> {
+        let engine = &world.host.engine;
+        engine
+            .desired()
+            .networks()
+            .map(|n| format!("{} {:?}", n.id, engine.network_state(n)))
+            .collect()
+    };
+    let networks_before = networks(world);
+    world.host.restart();
+    world.host.settle();
+    let operations = world.host.take_operations();
+    prop_assert!(operations.is_empty(), "{:?}", operations);
+    prop_assert_eq!(before, states(world));
+    prop_assert_eq!(networks_before, networks(world));
+    Ok(())
+}
+
+/// At no moment was a rule broken, and the strangers are as they were.
+pub fn rules(world: &World) -> Verdict {
+    prop_assert!(world.host.breaches.is_empty(), "{:#?}", world.host.breaches);
+    for name in ["virbr0", "vnet9", "br-plain", "vx-foreign"] {
+        prop_assert!(world.host.kernel.named(name).is_some(), "{} is gone", name);
+    }
+    let taps = world
+        .host
+        .operations
+        .iter()
+        .filter(|o| o.line.starts_with("ip link del tap") || o.line.starts_with("ip tuntap"))
+        .count();
+    prop_assert_eq!(taps, 0);
+    prop_assert!(
+        world
+            .host
+            .kernel
+            .devices()
+            .all(|d| !matches!(d.link.kind, LinkKind::Tun))
+    );
+    Ok(())
+}

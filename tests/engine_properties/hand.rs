@@ -1,0 +1,438 @@
+//! The world and what may happen in it.
+
+use crate::fake_kernel::device::Birth;
+use crate::fake_kernel::host::Host;
+use crate::fake_kernel::{Kernel, record};
+use proptest::prelude::*;
+use std::path::Path;
+use std::time::Duration;
+use tapwire::desired::Desired;
+use tapwire::engine::event::Event;
+use tapwire::model::{
+    BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
+    VxlanAttributes,
+};
+use tapwire::plan::op::ListAction;
+use tapwire::{config, daemon};
+
+/// Index, id, bridge, uplink.
+pub const NETWORKS: [(&str, &str, Option<&str>); 4] = [
+    ("loc", "brqloc", None),
+    ("vlan", "brqvlan", Some("eth1.100")),
+    ("vx", "brqvx", Some("vxlan-100")),
+    ("flat", "brqflat", Some("eth2")),
+];
+pub const HOST_ADDRESSES: [&str; 3] = ["198.51.100.7/24", "198.51.100.8/24", "2001:db8::7/64"];
+const LOCAL: &str = "192.0.2.11/24";
+/// A foreign bridge to which taps are taken.
+const LENT: &str = "br-lent";
+const FOREIGN: [&str; 4] = ["virbr0", "vnet9", "br-plain", "vx-foreign"];
+
+/// One thing that somebody does. Numbers choose among what there is.
+#[derive(Debug, Clone)]
+pub enum Act {
+    NewTap {
+        net: usize,
+        mtu: u32,
+        up: bool,
+    },
+    DeleteTap(usize),
+    Detach(usize),
+    ToBridge {
+        tap: usize,
+        net: usize,
+    },
+    ToForeign(usize),
+    TapMtu(usize, u32),
+    /// A name that another network's mapping matches, or none.
+    Rename {
+        tap: usize,
+        net: usize,
+    },
+    DeleteBridge {
+        net: usize,
+        slowly: bool,
+    },
+    DeleteUplink(usize),
+    BridgeMtu(usize, u32),
+    BridgeDown(usize),
+    UplinkAway(usize),
+    NicAway,
+    NicBack,
+    LocalAway,
+    LocalBack,
+    Bind {
+        tap: usize,
+        net: usize,
+    },
+    Unbind(usize),
+    NetworkMtu {
+        net: usize,
+        mtu: Option<i64>,
+    },
+    Peers(u8),
+    ForeignEntry(u8),
+    Lose,
+    Repeat(usize),
+    Resync,
+    Restart,
+    Wait(u64),
+    /// The program gets some turns, not until it rests.
+    Turns(usize),
+    Settle,
+}
+
+impl Act {
+    pub fn any() -> impl Strategy<Value = Act> {
+        let tap = || 0_usize..12;
+        let net = || 0_usize..4;
+        let mtu = || prop_oneof![Just(1400_u32), Just(1500), Just(9000)];
+        prop_oneof![
+            8 => (net(), mtu(), any::<bool>()).prop_map(|(net, mtu, up)| Act::NewTap { net, mtu, up }),
+            2 => tap().prop_map(Act::DeleteTap),
+            2 => tap().prop_map(Act::Detach),
+            2 => (tap(), net()).prop_map(|(tap, net)| Act::ToBridge { tap, net }),
+            1 => tap().prop_map(Act::ToForeign),
+            1 => (tap(), mtu()).prop_map(|(tap, mtu)| Act::TapMtu(tap, mtu)),
+            2 => (tap(), 0_usize..5).prop_map(|(tap, net)| Act::Rename { tap, net }),
+            2 => (net(), any::<bool>()).prop_map(|(net, slowly)| Act::DeleteBridge { net, slowly }),
+            2 => net().prop_map(Act::DeleteUplink),
+            1 => (net(), mtu()).prop_map(|(net, mtu)| Act::BridgeMtu(net, mtu)),
+            1 => net().prop_map(Act::BridgeDown),
+            1 => net().prop_map(Act::UplinkAway),
+            1 => Just(Act::NicAway),
+            1 => Just(Act::NicBack),
+            1 => Just(Act::LocalAway),
+            1 => Just(Act::LocalBack),
+            2 => (tap(), net()).prop_map(|(tap, net)| Act::Bind { tap, net }),
+            2 => tap().prop_map(Act::Unbind),
+            2 => (net(), proptest::option::of(prop_oneof![Just(1400_i64), Just(1450)]))
+                .prop_map(|(net, mtu)| Act::NetworkMtu { net, mtu }),
+            2 => (0_u8..8).prop_map(Act::Peers),
+            1 => (0_u8..4).prop_map(Act::ForeignEntry),
+            1 => Just(Act::Lose),
+            1 => (2_usize..4).prop_map(Act::Repeat),
+            1 => Just(Act::Resync),
+            1 => Just(Act::Restart),
+            2 => prop_oneof![Just(1_u64), Just(1_000), Just(20_000), Just(400_000)].prop_map(Act::Wait),
+            6 => (1_usize..6).prop_map(Act::Turns),
+            6 => Just(Act::Settle),
+        ]
+    }
+
+    /// Done to the kernel, not to the program.
+    pub fn is_kernels(&self) -> bool {
+        !matches!(
+            self,
+            Act::Bind { .. }
+                | Act::Unbind(_)
+                | Act::NetworkMtu { .. }
+                | Act::Peers(_)
+                | Act::Lose
+                | Act::Repeat(_)
+                | Act::Resync
+                | Act::Restart
+                | Act::Wait(_)
+                | Act::Turns(_)
+                | Act::Settle
+        )
+    }
+}
+
+pub struct World {
+    pub host: Host,
+    born: usize,
+}
+
+fn desired(prewarm: bool) -> Desired {
+    let text = format!(
+        "[physical_networks]\nphysnet1 = {{ interface = \"eth1\" }}\nphysnet2 = {{ interface = \"eth2\" }}\n\
+         [vxlan]\nlocal_ip = \"192.0.2.11\"\nl2_population = true\narp_responder = true\n\
+         [[network]]\nid = \"loc\"\nnetwork_type = \"local\"\nprewarm = {prewarm}\n\
+         [[network]]\nid = \"vlan\"\nnetwork_type = \"vlan\"\nsegmentation_id = 100\nphysical_network = \"physnet1\"\n\
+         prewarm = {prewarm}\n\
+         [[network]]\nid = \"vx\"\nnetwork_type = \"vxlan\"\nsegmentation_id = 100\n\
+         [[network.peer]]\nvtep = \"192.0.2.12\"\n\
+         [[network]]\nid = \"flat\"\nnetwork_type = \"flat\"\nphysical_network = \"physnet2\"\n\
+         [[port]]\ntap = \"tap0-*\"\nnetwork = \"loc\"\n[[port]]\ntap = \"tap1-*\"\nnetwork = \"vlan\"\n\
+         [[port]]\ntap = \"tap2-*\"\nnetwork = \"vx\"\n[[port]]\ntap = \"tap3-*\"\nnetwork = \"flat\"\n"
+    );
+    let config = config::load_str(&text, Path::new("world.toml")).expect("the configuration");
+    daemon::sources::desired(&config, &daemon::sources::Told::default(), "host")
+}
+
+pub fn name(text: &str) -> LinkName {
+    LinkName::new(text).expect("an interface name")
+}
+
+impl World {
+    pub fn new(prewarm: bool) -> Self {
+        let mut kernel = Kernel::default();
+        let add = |kernel: &mut Kernel, text: &str, kind: LinkKind| {
+            let index = kernel.create(Birth::of(name(text), kind)).expect("a device");
+            kernel.set_up(index, true).expect("up");
+            index
+        };
+        let eth0 = add(&mut kernel, "eth0", LinkKind::Physical);
+        kernel
+            .address(ListAction::Add, eth0, &record::address(LOCAL, eth0))
+            .expect("local_ip");
+        add(&mut kernel, "eth1", LinkKind::Physical);
+        let eth2 = add(&mut kernel, "eth2", LinkKind::Physical);
+        for address in HOST_ADDRESSES {
+            kernel
+                .address(ListAction::Add, eth2, &record::address(address, eth2))
+                .expect("an address");
+        }
+        for route in [
+            record::route("default", Some("198.51.100.1"), eth2, 50),
+            record::route("203.0.113.0/24", Some("198.51.100.2"), eth2, 0),
+        ] {
+            kernel.route(ListAction::Add, &route).expect("a route");
+        }
+        let virbr = add(
+            &mut kernel,
+            "virbr0",
+            LinkKind::Bridge(BridgeAttributes::default()),
+        );
+        let vnet = add(&mut kernel, "vnet9", LinkKind::Tap);
+        kernel.set_master(vnet, Some(virbr)).expect("a port");
+        for bridge in ["br-plain", LENT] {
+            add(&mut kernel, bridge, LinkKind::Bridge(BridgeAttributes::default()));
+        }
+        let foreign = VxlanAttributes {
+            vni: 7,
+            dstport: 8472,
+            ..VxlanAttributes::default()
+        };
+        let vx = add(&mut kernel, "vx-foreign", LinkKind::Vxlan(Box::new(foreign)));
+        let entry = FdbEntry {
+            mac: Mac::ZERO,
+            dst: Some("203.0.113.9".parse().expect("an address")),
+        };
+        kernel
+            .fdb(ListAction::Append, vx, entry, false)
+            .expect("an entry");
+        kernel.lose_messages();
+        let mut host = Host::new(kernel, desired(prewarm), Some(Duration::from_secs(300)));
+        let guarded: Vec<Ifindex> = FOREIGN.iter().filter_map(|n| host.kernel.index(n)).collect();
+        host.guard(guarded);
+        host.keep_reachable(HOST_ADDRESSES.iter().map(|a| {
+            let (ip, _) = a.split_once('/').expect("address/length");
+            ip.parse().expect("an address")
+        }));
+        host.settle();
+        Self { host, born: 0 }
+    }
+
+    /// The taps of the world that are meant for networks, by index.
+    pub fn taps(&self) -> Vec<Ifindex> {
+        self.host
+            .kernel
+            .devices()
+            .filter(|d| matches!(d.link.kind, LinkKind::Tap) && d.link.name != name("vnet9"))
+            .map(|d| d.link.index)
+            .collect()
+    }
+    fn tap(&self, number: usize) -> Option<Ifindex> {
+        let taps = self.taps();
+        taps.get(number % taps.len().max(1)).copied()
+    }
+    fn named(&self, text: &str) -> Option<Ifindex> {
+        self.host.kernel.index(text)
+    }
+
+    pub fn take(&mut self, act: &Act) {
+        match act {
+            Act::Bind { tap, net } => {
+                if let Some(tap) = self.tap(*tap).and_then(|t| self.host.kernel.device(t)) {
+                    let mapping = PortMapping {
+                        id: None,
+                        tap: TapSelector::Exact(tap.link.name),
+                        network: NetworkId::new(NETWORKS[*net].0).expect("an id"),
+                        mac: None,
+                        addresses: Vec::new(),
+                        admin_state_up: true,
+                    };
+                    self.host.tell(Event::SetMapping(Box::new(mapping)));
+                }
+            }
+            Act::Unbind(tap) => {
+                if let Some(tap) = self.tap(*tap).and_then(|t| self.host.kernel.device(t)) {
+                    let selector = TapSelector::Exact(tap.link.name);
+                    self.host.tell(Event::RemoveMapping(selector));
+                }
+            }
+            Act::NetworkMtu { net, mtu } => {
+                self.change_network(*net, |network| {
+                    network.mtu = mtu.map(|mtu| Mtu::new(mtu).expect("an mtu"));
+                });
+            }
+            Act::Peers(which) => {
+                let which = *which;
+                self.change_network(2, |network| {
+                    network.peers = (0..3_u8)
+                        .filter(|bit| which & (1 << bit) != 0)
+                        .map(|bit| tapwire::model::Peer {
+                            vtep: std::net::Ipv4Addr::new(192, 0, 2, 12 + bit).into(),
+                            mac: (bit > 0).then(|| Mac::new([0xfa, 0x16, 0x3e, 0, 0, 1])),
+                            ip: (bit > 0).then(|| std::net::Ipv4Addr::new(10, 0, 0, bit).into()),
+                        })
+                        .collect();
+                });
+            }
+            Act::Lose => {
+                self.host.kernel.lose_messages();
+                self.host.overrun();
+            }
+            Act::Repeat(times) => self.host.kernel.repeat_messages(*times),
+            Act::Resync => self.host.tell(Event::Resync),
+            Act::Restart => self.host.restart(),
+            Act::Wait(ms) => self.host.wait(Duration::from_millis(*ms)),
+            Act::Turns(turns) => {
+                for _ in 0..*turns {
+                    self.host.turn();
+                }
+            }
+            Act::Settle => self.host.settle(),
+            other => self.quietly(other),
+        }
+    }
+
+    fn change_network(&mut self, net: usize, change: impl FnOnce(&mut tapwire::model::Network)) {
+        let id = NetworkId::new(NETWORKS[net].0).expect("an id");
+        if let Some(mut network) = self.host.engine.desired().network(&id).cloned() {
+            change(&mut network);
+            self.host.tell(Event::SetNetwork(Box::new(network)));
+        }
+    }
+
+    /// Something done to the kernel. What the kernel refuses did not happen.
+    pub fn quietly(&mut self, act: &Act) {
+        let bridge = |net: usize| self.named(NETWORKS[net].1);
+        let uplink = |net: usize| NETWORKS[net].2.and_then(|n| self.named(n));
+        let _refused = match act {
+            Act::NewTap { net, mtu, up } => {
+                self.born += 1;
+                let text = format!("tap{net}-{}", self.born);
+                let mut birth = Birth::of(name(&text), LinkKind::Tap);
+                birth.mtu = Some(*mtu);
+                let up = *up;
+                self.host
+                    .kernel
+                    .create(birth)
+                    .and_then(|index| self.host.kernel.set_up(index, up))
+            }
+            Act::DeleteTap(tap) => self.tap(*tap).map_or(Ok(()), |t| self.host.kernel.delete(t)),
+            Act::Detach(tap) => self
+                .tap(*tap)
+                .map_or(Ok(()), |t| self.host.kernel.set_master(t, None)),
+            Act::ToBridge { tap, net } => match (self.tap(*tap), bridge(*net)) {
+                (Some(t), Some(b)) => self.host.kernel.set_master(t, Some(b)),
+                _ => Ok(()),
+            },
+            Act::ToForeign(tap) => match (self.tap(*tap), self.named(LENT)) {
+                (Some(t), Some(b)) => self.host.kernel.set_master(t, Some(b)),
+                _ => Ok(()),
+            },
+            Act::TapMtu(tap, mtu) => self
+                .tap(*tap)
+                .map_or(Ok(()), |t| self.host.kernel.set_mtu(t, *mtu)),
+            Act::Rename { tap, net } => match self.tap(*tap) {
+                Some(t) => {
+                    self.born += 1;
+                    let text = match net {
+                        0..4 => format!("tap{net}-{}", self.born),
+                        _ => format!("other{}", self.born),
+                    };
+                    self.host.kernel.rename(t, name(&text))
+                }
+                None => Ok(()),
+            },
+            // A flat network's bridge has the host's addresses: who deletes it cuts the host off, and nothing brings them back.
+            Act::DeleteBridge { net, slowly } if *net != 3 => match bridge(*net) {
+                Some(b) if *slowly => {
+                    self.host.kernel.delete_slowly(b);
+                    Ok(())
+                }
+                Some(b) => self.host.kernel.delete(b),
+                None => Ok(()),
+            },
+            Act::DeleteUplink(net) if *net != 3 => {
+                uplink(*net).map_or(Ok(()), |u| self.host.kernel.delete(u))
+            }
+            Act::BridgeMtu(net, mtu) => bridge(*net).map_or(Ok(()), |b| self.host.kernel.set_mtu(b, *mtu)),
+            Act::BridgeDown(net) if *net != 3 => {
+                bridge(*net).map_or(Ok(()), |b| self.host.kernel.set_up(b, false))
+            }
+            Act::UplinkAway(net) if *net != 3 => {
+                uplink(*net).map_or(Ok(()), |u| self.host.kernel.set_master(u, None))
+            }
+            Act::NicAway => self.named("eth1").map_or(Ok(()), |n| self.host.kernel.delete(n)),
+            Act::NicBack => self.nic(),
+            Act::LocalAway => self.local(ListAction::Delete),
+            Act::LocalBack => self.local(ListAction::Add),
+            Act::ForeignEntry(last) => match self.named("vxlan-100") {
+                Some(device) => {
+                    let entry = FdbEntry {
+                        mac: Mac::ZERO,
+                        dst: Some(std::net::Ipv4Addr::new(203, 0, 113, *last).into()),
+                    };
+                    self.host.kernel.fdb(ListAction::Append, device, entry, false)
+                }
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        };
+    }
+
+    fn nic(&mut self) -> crate::fake_kernel::Answer {
+        if self.named("eth1").is_none() {
+            let index = self
+                .host
+                .kernel
+                .create(Birth::of(name("eth1"), LinkKind::Physical))?;
+            self.host.kernel.set_up(index, true)?;
+        }
+        Ok(())
+    }
+
+    fn local(&mut self, action: ListAction) -> crate::fake_kernel::Answer {
+        let Some(eth0) = self.named("eth0") else {
+            return Ok(());
+        };
+        self.host
+            .kernel
+            .address(action, eth0, &record::address(LOCAL, eth0))
+    }
+
+    /// Everybody stops, and what networks need is there.
+    pub fn recover_quietly(&mut self) {
+        self.quietly(&Act::NicBack);
+        self.quietly(&Act::LocalBack);
+        let lent = self.named(LENT);
+        for tap in self.taps() {
+            if lent.is_some()
+                && self
+                    .host
+                    .kernel
+                    .device(tap)
+                    .is_some_and(|d| d.link.master == lent)
+            {
+                let _held = self.host.kernel.set_master(tap, None);
+            }
+        }
+    }
+    pub fn recover(&mut self) {
+        self.recover_quietly();
+        // Longer than the longest pause and the slow retry of a move.
+        self.wait(400);
+    }
+    pub fn resync(&mut self) {
+        self.host.tell(Event::Resync);
+        self.wait(100);
+    }
+    pub fn wait(&mut self, seconds: u64) {
+        self.host.wait(Duration::from_secs(seconds));
+    }
+}
