@@ -38,6 +38,8 @@ const ACTION_BUDGET: usize = 32;
 /// 2,304 bytes each. With a small buffer fewer actions are carried out before it is read again, or our own work would
 /// overrun it.
 const ECHO_BYTES: usize = 16 * 2304;
+/// Notes kept for a quiet moment.
+const NOTE_BUDGET: usize = 512;
 /// The address socket's receive buffer: an address event is 1 KB or so, and a lost one is made good by a dump.
 const ADDRESS_BUFFER: usize = 1024 * 1024;
 
@@ -236,6 +238,10 @@ impl Reactor {
         }
         let answered = self.take_replies();
         if acted > 0 || answered || drained == Drained::Budget {
+            // In a storm notes wait for a quiet moment, but not without limit: they are memory.
+            if self.engine.pending_notes() >= NOTE_BUDGET {
+                self.hand_out_notes();
+            }
             return Ok(false);
         }
         self.run_policy_timers();

@@ -63,7 +63,7 @@ fn holds(condition: &WaitCondition, engine: &Engine) -> Option<Result<WaitReport
             Err(error) => Some(Err(Failure::new(FailureKind::Invalid, error.to_string()))),
             Ok(target) => {
                 let row = rows::port_by_name(engine, &target.tap)?;
-                (row.state == *state).then(|| Ok(WaitReport { port: Some(row) }))
+                (row.state == *state).then_some(Ok(WaitReport { port: Some(row) }))
             }
         },
     }

@@ -313,6 +313,11 @@ impl Engine {
         [stale, timer, prune].into_iter().flatten().min()
     }
 
+    /// How many notes wait to be taken.
+    pub fn pending_notes(&self) -> usize {
+        self.notes.len()
+    }
+
     /// What happened since the last call, in order.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)

@@ -43,8 +43,6 @@ decoded_record! {
         pub state: Option<String>,
         /// Read the plugins again when one of their files changes; default: only on reload. For the daemon.
         pub watch: Option<bool>,
-        /// `ctx.host.labels`. For the daemon.
-        pub labels: BTreeMap<String, String>,
     }
 }
 

@@ -112,11 +112,6 @@ impl Kernel {
             .map(|d| d.link.index)
             .collect()
     }
-    /// Name of the bridge a device is a port of.
-    pub fn master_of(&self, name: &str) -> Option<LinkName> {
-        let master = self.named(name)?.link.master?;
-        self.device(master).map(|d| d.link.name)
-    }
 
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {

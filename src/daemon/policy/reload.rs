@@ -10,6 +10,9 @@ use crate::model::Ifindex;
 use crate::policy::api::{Hook, Subject};
 use crate::policy::{Candidate, Comparison, Host, Known};
 
+/// Of the answers, in per cent, that a reload may change unless told otherwise (never fewer than 10).
+const MAX_CHANGES_PERCENT: u8 = 10;
+
 impl Reactor {
     /// `policy reload`.
     pub(in super::super) fn policy_reload(
@@ -54,10 +57,11 @@ impl Reactor {
             .iter()
             .flat_map(|changed| changed.lines())
             .collect();
-        let most = request
-            .max_changes
-            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-        comparison.check(most).map_err(|refusal| {
+        let checked = match request.max_changes {
+            Some(most) => comparison.check_at_most(usize::try_from(most).unwrap_or(usize::MAX)),
+            None => comparison.check(MAX_CHANGES_PERCENT),
+        };
+        checked.map_err(|refusal| {
             Failure::new(FailureKind::Conflict, refusal.to_string())
                 .hint("the plugins that run are the old ones")
         })?;
