@@ -14,6 +14,10 @@ use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
+/// A port that left its bridge is often on its way: to its end, or to another bridge. The kernel tells both in two
+/// messages of one turn; between them nothing is repaired.
+const SETTLE: Duration = Duration::from_millis(10);
+
 impl Engine {
     pub(super) fn look_at_tap(&mut self, index: Ifindex, now: Time) -> Option<Action> {
         let tap = self.taps.get_mut(&index)?;
@@ -192,6 +196,9 @@ impl Engine {
             return None;
         }
         if place != Place::Right {
+            if self.taps.get(&index)?.wired == Some(bridge) {
+                self.note_drift(index, now);
+            }
             self.set_port_state(index, PortState::Configuring, now);
         }
         Some(Action::Execute(self.port_plan(index, cause, ops)))
@@ -326,32 +333,30 @@ impl Engine {
         };
         let pause = tap.fight.lost(now);
         let repairs = tap.fight.repairs();
-        let (name, network) = (tap.name, tap.intent.network().cloned());
-        let cause = tap.cause;
-        if pause == Duration::ZERO {
-            self.note(
-                now,
-                cause,
-                What::Drift {
-                    device: name,
-                    network,
-                },
-            );
+        let name = tap.name;
+        if pause == Duration::ZERO && in_place {
+            self.note_drift(index, now);
             return true;
         }
-        let what = if in_place { "changing {}" } else { "taking {} away" };
-        let what = what.replace("{}", &name.to_text());
-        let reason: Box<str> = format!("somebody else keeps {what}: {repairs} repairs").into();
-        self.retry_tap(index, now.plus(pause));
-        self.set_port_state(
-            index,
+        let state = if pause == Duration::ZERO {
+            PortState::Configuring
+        } else {
+            let what = if in_place { "changing {}" } else { "taking {} away" };
+            let what = what.replace("{}", &name.to_text());
             PortState::Conflict {
                 bridge: "".into(),
-                reason,
-            },
-            now,
-        );
+                reason: format!("somebody else keeps {what}: {repairs} repairs").into(),
+            }
+        };
+        self.retry_tap(index, now.plus(pause.max(SETTLE)));
+        self.set_port_state(index, state, now);
         false
+    }
+
+    fn note_drift(&mut self, index: Ifindex, now: Time) {
+        let Some(tap) = self.taps.get(&index) else { return };
+        let (device, network, cause) = (tap.name, tap.intent.network().cloned(), tap.cause);
+        self.note(now, cause, What::Drift { device, network });
     }
 
     pub(super) fn retry_tap(&mut self, index: Ifindex, at: Time) {
