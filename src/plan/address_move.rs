@@ -11,7 +11,8 @@
 //! A failure before 3 takes everything back in reverse order: the host keeps what it had.
 //! Traps (found on 6.18): a deleted IPv4 primary takes its secondaries along, so removal runs backwards; IPv6 starts
 //! duplicate detection on a moved address and would not answer for a second, so it is added `nodad` and told its real
-//! flags afterwards; IPv6 multipath cannot be appended where it shares a next hop, so it is replaced in place.
+//! flags afterwards; an IPv6 route with a gateway, appended, becomes one more next hop of the one that is there, so
+//! such routes are replaced in place.
 
 use super::Step;
 use super::op::{LinkRef, ListAction, Op};
@@ -38,6 +39,7 @@ mod ifa {
 /// `uapi/linux/rtnetlink.h`
 mod rta {
     pub const OIF: u16 = 4;
+    pub const GATEWAY: u16 = 5;
     pub const MULTIPATH: u16 = 9;
     pub const CACHEINFO: u16 = 12;
     pub const EXPIRES: u16 = 23;
@@ -143,7 +145,10 @@ pub fn plan_move(from: End, to: End, carried: &Carried) -> Result<AddressMove, U
             action,
             record: Box::new(record.clone()),
         };
-        if old.family == AF_INET6 && get(&old.attributes, rta::MULTIPATH).is_some() {
+        let joins_its_like = [rta::GATEWAY, rta::MULTIPATH]
+            .iter()
+            .any(|kind| get(&old.attributes, *kind).is_some());
+        if old.family == AF_INET6 && joins_its_like {
             plan.restore.push(Step {
                 op: op(ListAction::Replace, &new),
                 undo: Some(op(ListAction::Replace, &same)),
