@@ -185,7 +185,18 @@ fn plan_bridge(
         }
         return Ok(bridge);
     }
-    let attributes = missing_attributes(&want.attributes, have);
+    let mut attributes = missing_attributes(&want.attributes, have);
+    if attributes.stp == Some(false) && attributes.forward_delay.is_some() {
+        // The kernel looks at the delay first, and with STP still on takes none under 2 s.
+        let stp = attributes.stp.take();
+        ops.push(Op::SetBridge {
+            link: bridge,
+            attributes: BridgeAttributes {
+                stp,
+                ..BridgeAttributes::default()
+            },
+        });
+    }
     if attributes != BridgeAttributes::default() {
         ops.push(Op::SetBridge {
             link: bridge,
