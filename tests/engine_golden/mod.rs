@@ -105,6 +105,7 @@ fn say(note: &Note) -> Option<String> {
             routes,
         } => format!("{addresses} addresses and {routes} routes moved from {from} to {to}"),
         What::Drift { device, .. } => format!("drift: {device}"),
+        What::TapChanged { .. } | What::Mapped { .. } => return None,
     })
 }
 

@@ -4,6 +4,8 @@
 //! daemon with its own commands, and link events are counted by the rig's own observer.
 
 mod attach;
+mod drift;
+mod flat;
 mod overrun;
 mod restart;
 
