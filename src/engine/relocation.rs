@@ -56,12 +56,17 @@ pub(super) fn enslave_flat(
     let UplinkWant::Flat { index, .. } = want.uplink else {
         return None;
     };
+    let has_carrier = |index| engine.observed.link(index).is_some_and(|link| link.carrier);
+    // Until the kernel has noticed the bridge's carrier (up to a second on a busy host) the bridge sends nothing; the
+    // interface does, and keeps what it has so long. The bridge's event brings us back.
+    let mute = has_carrier(index) && !has_carrier(bridge);
     let entry = engine.segments.get_mut(id)?;
     if entry.moving_between.is_some_and(|(_, to)| to != bridge) {
         // Begun with a bridge that is gone.
         entry.moving = None;
     }
     match entry.moving {
+        Some(Moving::Verifying(_)) if mute => None,
         None => {
             let source = enslave.map_or(index, |enslave| enslave.source);
             entry.moving = Some(Moving::Reading);

@@ -16,7 +16,7 @@ pub struct Link {
     pub mtu: u32,
     /// `IFF_UP`: administratively up.
     pub up: bool,
-    /// `IFF_LOWER_UP`: carrier.
+    /// `IFF_LOWER_UP`: carrier. Of a bridge only when its `operstate` says so too: before that it sends nothing.
     pub carrier: bool,
     /// `IFLA_MASTER`: the bridge (or bond, VRF ...) it is a port of.
     pub master: Option<Ifindex>,

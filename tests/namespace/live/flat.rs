@@ -8,7 +8,7 @@ use crate::support::world::in_namespace;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -191,7 +191,7 @@ fn the_host_answers_at_every_moment_of_the_move() {
         let (host, neighbour) = host_with_nic();
         let daemon = host.daemon(FLAT);
         let stop = AtomicBool::new(false);
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         let echo = host.within(|| UdpSocket::bind("198.51.100.7:7007")).unwrap();
         let asker = neighbour.within(|| UdpSocket::bind("198.51.100.1:0")).unwrap();
         asker.connect("198.51.100.7:7007").unwrap();
@@ -230,22 +230,17 @@ fn the_host_answers_at_every_moment_of_the_move() {
                 }
                 (asked, lost)
             });
-            let mut marks = vec![begin.elapsed()];
             let tap = host.tap("tap0-1");
             daemon.wait_port("tap0-1", "attached");
-            marks.push(begin.elapsed());
             drop(tap);
-            marks.push(begin.elapsed());
             wait_until("the bridge is gone", SOON, || host.link("brqflat").is_none());
-            marks.push(begin.elapsed());
-            eprintln!("MARKS {marks:?}");
             stop.store(true, Ordering::Relaxed);
             asking.join().unwrap()
         });
         assert!(asked > 200, "{asked}");
         assert!(
             lost.len() <= 2,
-            "{lost:?} of {asked} questions had no answer within 50 ms"
+            "of {asked} questions those asked at {lost:?} had no answer within 50 ms"
         );
     });
 }
@@ -428,7 +423,10 @@ fn a_move_that_the_kernel_refuses_half_way_is_taken_back() {
         assert!(text.contains("gateway") && text.contains("10.8.0.0/16"), "{text}");
         assert!(host.master("nic0").is_none());
         assert_eq!(carried(&host, "nic0"), before);
-        assert_eq!(carried(&host, "brqflat"), Vec::<String>::new());
+        assert_eq!(
+            without_link_local(&carried(&host, "brqflat")),
+            Vec::<String>::new()
+        );
         host.ip("route delete 10.8.0.0/16 via 192.0.2.9");
         daemon.json(&["resync"]);
         daemon.wait_port("tap0-1", "attached");
