@@ -13,6 +13,7 @@ mod observe;
 mod policy;
 mod privileges;
 mod reactor;
+pub mod replay;
 mod report;
 mod rows;
 pub mod sources;

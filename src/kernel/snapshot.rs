@@ -277,7 +277,7 @@ fn all_links() -> RouteNetlinkMessage {
 }
 
 /// Whether a route's output device, or that of one of its next hops, is `link`.
-fn refers_to(route: &RouteRecord, link: Ifindex) -> bool {
+pub fn refers_to(route: &RouteRecord, link: Ifindex) -> bool {
     /// `struct rtnexthop`: length u16, flags u8, hops u8, index i32, attributes.
     const NEXT_HOP: usize = 8;
     route.attributes.iter().any(|attribute| match attribute.kind {

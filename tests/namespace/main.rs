@@ -12,5 +12,6 @@ mod support;
 mod kernel;
 mod lifecycle;
 mod live;
+mod replay;
 mod rig;
 mod trace;

@@ -1,0 +1,324 @@
+//! `tapwire replay`: a recording through the engine, without touching a kernel.
+//!
+//! The engine is the daemon's own. Around it, everything that the daemon's loop does is simulated from the recording:
+//! its listing is the snapshot, its messages are the events, its stamps are the clock, and every operation succeeds at
+//! once (`world`). So what is printed is what a daemon with the given configuration would have decided, had it never
+//! been late and never been refused; plugins are not asked.
+//!
+//! The recorded daemon's own effects are in the recording too. They do not confuse the replay (`merge` says why); a
+//! requester's port id is not needed to know them, and link messages carry none.
+
+mod merge;
+mod tape;
+mod world;
+
+use super::rows;
+use crate::desired::Desired;
+use crate::engine::Engine;
+use crate::engine::event::{Action, Event, Loss, Snapshot};
+use crate::engine::note::Note;
+use crate::engine::view::PortCounts;
+use crate::kernel;
+use crate::model::Time;
+use crate::observed::Change;
+use crate::plan::op::Op;
+use crate::plan::{Key, Plan};
+use crate::telemetry::record::RecordError;
+use crate::telemetry::trace::{self, Tracer};
+use serde_json::Value;
+use std::io::{self, Read};
+use std::time::Duration;
+use tape::{Tape, What};
+use world::World;
+
+/// The engine looks at each key once in a round, and comes to rest after a few (the longest way is an address move).
+/// One that does not would repeat itself for ever on a kernel that answers at once.
+const MAX_ROUNDS: u32 = 100;
+
+/// What the replay has to say, in order.
+#[derive(Debug)]
+pub enum Line {
+    /// A recorded message, in the words of `trace`.
+    Event(trace::Line),
+    /// Messages are missing; how many, if that is known.
+    Loss { at: Time, lost: Option<u64> },
+    /// An operation that the daemon would have asked the kernel for.
+    Operation(Box<Operation>),
+    /// What the engine made of it: states, drift, pruning.
+    Note(Box<Note>),
+}
+
+#[derive(Debug)]
+pub struct Operation {
+    pub at: Time,
+    pub cause: u64,
+    pub owner: Owner,
+    pub op: Op,
+    /// Its parts, for programs.
+    pub args: Value,
+}
+
+/// Whose plan an operation belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Tap {
+        ifindex: u32,
+        name: String,
+    },
+    Network(String),
+    /// A device of ours that nothing needs any more.
+    Orphan(String),
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Messages, those of listings included.
+    pub messages: u64,
+    pub undecodable: u64,
+    pub operations: u64,
+    /// From the first packet to the last.
+    pub took: Duration,
+    /// At the end.
+    pub ports: PortCounts,
+    /// False: it is not known which links were there before the first event.
+    pub begins_with_listing: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("cannot print")]
+    Print(#[from] io::Error),
+    #[error("the engine does not come to rest at {at} s, its last operation is: {last}")]
+    Restless { at: Time, last: String },
+}
+
+/// Plays a recording to its end, or up to where it is damaged; that damage is then the error. `prune_after` as in the
+/// configuration.
+pub fn replay(
+    recording: impl Read,
+    desired: Desired,
+    prune_after: Option<Duration>,
+    mut tell: impl FnMut(Line) -> io::Result<()>,
+) -> Result<Summary, ReplayError> {
+    let mut tape = Tape::read(recording)?;
+    let damage = tape.damage.take();
+    let mut engine = Engine::new(desired, prune_after, Time::ZERO);
+    engine.handle(Event::SourcesInSync, Time::ZERO);
+    let begins_with_listing =
+        matches!(tape.entries.first(), Some(entry) if matches!(entry.what, What::Listing(_)));
+    let mut player = Player {
+        tape: &tape,
+        engine,
+        world: World::default(),
+        tracer: Tracer::new(),
+        tell: &mut tell,
+        position: 0,
+        summary: Summary {
+            begins_with_listing,
+            ..Summary::default()
+        },
+    };
+    player.play()?;
+    match damage {
+        Some(damage) => Err(damage.into()),
+        None => Ok(player.summary),
+    }
+}
+
+struct Player<'a> {
+    tape: &'a Tape,
+    engine: Engine,
+    world: World,
+    tracer: Tracer,
+    tell: &'a mut dyn FnMut(Line) -> io::Result<()>,
+    /// Of the entry being played.
+    position: usize,
+    summary: Summary,
+}
+
+impl Player<'_> {
+    fn play(&mut self) -> Result<(), ReplayError> {
+        let tape = self.tape;
+        for (position, entry) in tape.entries.iter().enumerate() {
+            self.wait_until(entry.at)?;
+            self.position = position;
+            match &entry.what {
+                What::Listing(rows) => self.listing(rows, tape::changes(entry), entry.at)?,
+                What::Event(raw) => {
+                    let event = self.tracer.apply_message(raw, entry.at.micros());
+                    (self.tell)(Line::Event(trace::Line::Event(Box::new(event))))?;
+                    self.messages(tape::changes(entry), entry.at);
+                }
+                What::Loss(lost) => {
+                    (self.tell)(Line::Loss {
+                        at: entry.at,
+                        lost: *lost,
+                    })?;
+                    self.engine.handle(Event::Lost(Loss::Overrun), entry.at);
+                }
+            }
+            // A loss's listing is the next entry; before it there is nothing to decide by.
+            if !matches!(entry.what, What::Loss(_)) {
+                self.settle(entry.at)?;
+            }
+            self.summary.took = Duration::from_micros(entry.at.micros());
+        }
+        self.summary.ports = self.engine.port_counts();
+        Ok(())
+    }
+
+    fn listing(
+        &mut self,
+        rows: &[Box<[u8]>],
+        changes: Vec<Option<kernel::Change>>,
+        at: Time,
+    ) -> Result<(), ReplayError> {
+        let raw = rows.iter().map(|row| &**row);
+        if !self.tape.follows_loss(self.position) {
+            // The first one, or (in captures of other tools) somebody's look at a part of it all.
+            self.tracer.seed(raw);
+        } else {
+            for line in self.tracer.resync(raw, None, 0, at.micros()) {
+                // The loss has been told.
+                if !matches!(line, trace::Line::Loss(_)) {
+                    (self.tell)(Line::Event(line))?;
+                }
+            }
+            let listed: Vec<kernel::Change> = changes.iter().flatten().cloned().collect();
+            for gone in self.world.unlisted(&listed) {
+                self.absorb(gone, at);
+            }
+        }
+        self.messages(changes, at);
+        Ok(())
+    }
+
+    fn messages(&mut self, changes: Vec<Option<kernel::Change>>, at: Time) {
+        for change in changes {
+            self.summary.messages += 1;
+            match change {
+                Some(change) => self.absorb(change, at),
+                None => {
+                    self.summary.undecodable += 1;
+                    self.engine.handle(Event::Lost(Loss::Undecodable), at);
+                }
+            }
+        }
+    }
+
+    fn absorb(&mut self, change: kernel::Change, at: Time) {
+        let changes: Vec<Change> = self.world.absorb(change, self.engine.observed());
+        for change in changes {
+            self.engine.handle(Event::Kernel(change), at);
+        }
+    }
+
+    /// What the engine does by itself before `at`: retries, pruning.
+    fn wait_until(&mut self, at: Time) -> Result<(), ReplayError> {
+        while let Some(due) = self.engine.next_deadline().filter(|due| *due < at) {
+            self.settle(due)?;
+            // A deadline that stays is one whose reason has yet to come.
+            if self.engine.next_deadline().is_some_and(|next| next <= due) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything the engine wants to do now, until it wants nothing more.
+    fn settle(&mut self, now: Time) -> Result<(), ReplayError> {
+        let mut last = None;
+        for _ in 0..MAX_ROUNDS {
+            self.engine.handle(Event::Drained, now);
+            let mut acted = false;
+            while let Some(action) = self.engine.poll_action(now) {
+                acted = true;
+                // What led to it before what it leads to.
+                self.notes()?;
+                if let Action::Execute(plan) = &action {
+                    last = plan.steps.last().map(|step| step.op.to_string());
+                    self.operations(plan, now)?;
+                }
+                let event = self.carry_out(action);
+                self.engine.handle(event, now);
+            }
+            self.notes()?;
+            if !acted {
+                return Ok(());
+            }
+        }
+        Err(ReplayError::Restless {
+            at: now,
+            last: last.unwrap_or_default(),
+        })
+    }
+
+    fn carry_out(&mut self, action: Action) -> Event {
+        match action {
+            Action::Execute(plan) => {
+                let observed = self.engine.observed();
+                Event::Done(self.world.execute(plan, observed, self.tape, self.position))
+            }
+            Action::Snapshot => Event::Snapshot(Snapshot {
+                links: self.engine.observed().links().cloned().collect(),
+                addresses: self.world.addresses(),
+            }),
+            Action::ReadForwarding { network, device } => Event::Forwarding {
+                network,
+                device,
+                have: Ok(self.world.forwarding(device)),
+            },
+            Action::ReadCarried { key, devices } => Event::Carried {
+                key,
+                have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),
+            },
+            // Not reached: the engine is told of no policy. No opinion is the right answer all the same.
+            Action::AskPort { index, ticket } => Event::PortVerdict {
+                index,
+                ticket,
+                verdict: Box::default(),
+            },
+            Action::AskNetwork { network, ticket } => Event::NetworkVerdict {
+                network,
+                ticket,
+                verdict: Box::default(),
+            },
+        }
+    }
+
+    fn operations(&mut self, plan: &Plan, at: Time) -> Result<(), ReplayError> {
+        let name_of = |index| {
+            let link = self.engine.observed().link(index);
+            link.map(|l| l.name.to_string()).unwrap_or_default()
+        };
+        let owner = match &plan.key {
+            Key::Port(index) => Owner::Tap {
+                ifindex: index.get(),
+                name: name_of(*index),
+            },
+            Key::Network(id) => Owner::Network(id.to_string()),
+            Key::Orphan(index) => Owner::Orphan(name_of(*index)),
+        };
+        for step in &plan.steps {
+            self.summary.operations += 1;
+            (self.tell)(Line::Operation(Box::new(Operation {
+                at,
+                cause: plan.cause.0,
+                owner: owner.clone(),
+                op: step.op.clone(),
+                args: rows::op_args(&step.op),
+            })))?;
+        }
+        Ok(())
+    }
+
+    fn notes(&mut self) -> Result<(), ReplayError> {
+        for note in self.engine.take_notes() {
+            (self.tell)(Line::Note(Box::new(note)))?;
+        }
+        Ok(())
+    }
+}
