@@ -13,6 +13,8 @@
 //! | GET `/v1/metrics` (`/metrics` on the loopback listener) | `Metrics` |
 //! | GET `/v1/policy`, `/v1/policy/eval/{port}`, `/v1/policy/record` (stream) | `PolicyStatus`, `PolicyEval`, `PolicyRecord` |
 //! | POST `/v1/policy/reload`, `/v1/policy/rollback` | `PolicyReload`, `PolicyRollback` |
+//!
+//! Length: one flat table of routes and a handler of a few lines for each.
 
 use super::api::{
     BindRequest, Command, Failure, FailureKind, NetworkSpec, Peer, PolicyReloadRequest, PortState, Reply,

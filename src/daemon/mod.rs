@@ -6,6 +6,7 @@
 mod answer;
 mod change;
 mod convert;
+mod explain;
 mod lock;
 pub mod namespace;
 mod notify;
@@ -13,6 +14,7 @@ mod observe;
 mod policy;
 mod privileges;
 mod reactor;
+mod reading;
 pub mod replay;
 mod report;
 mod rows;

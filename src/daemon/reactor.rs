@@ -14,15 +14,11 @@ use super::{Error, notify, report};
 use crate::config::Config;
 use crate::control::api::Request;
 use crate::engine::Engine;
-use crate::engine::event::{Action, Event, Loss, Snapshot as Dump};
+use crate::engine::event::{Action, Event, Loss};
 use crate::engine::note::What;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
-use crate::model::{Ifindex, NeighbourEntry, NetworkId, Time, owned};
-use crate::plan::Key;
-use crate::plan::address_move::Carried;
-use crate::plan::forwarding::ForwardingHave;
+use crate::model::Time;
 use crate::source::{self, store::Store, watch::Watch};
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
@@ -52,7 +48,7 @@ pub(super) type Continuation = Box<dyn FnOnce(&mut Reactor) + Send>;
 pub struct Reactor {
     pub(super) engine: Engine,
     executor: Executor,
-    snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
     links: Monitor,
     /// Events were lost and the queue was not empty since: what is still in it is older than a dump taken now.
     lost: bool,
@@ -286,80 +282,6 @@ impl Reactor {
         };
         let now = self.now();
         self.engine.handle(event, now);
-    }
-
-    async fn take_snapshot(&mut self) -> Event {
-        let links = match self.snapshot.links().await {
-            Ok(listing) if listing.complete => listing.rows,
-            Ok(_) => {
-                return Event::SnapshotFailed {
-                    error: "the list changed while it was read".to_owned(),
-                };
-            }
-            Err(error) => {
-                return Event::SnapshotFailed {
-                    error: convert::chain(&error),
-                };
-            }
-        };
-        match self.snapshot.all_addresses().await {
-            Ok(listing) => Event::Snapshot(Dump {
-                links,
-                addresses: listing.rows,
-            }),
-            Err(error) => Event::SnapshotFailed {
-                error: convert::chain(&error),
-            },
-        }
-    }
-
-    async fn read_forwarding(&mut self, network: NetworkId, device: Ifindex) -> Event {
-        let fdb = self.snapshot.forwarding(device).await;
-        let neighbours = self.snapshot.neighbours(device).await;
-        let have = match (fdb, neighbours) {
-            (Ok(fdb), Ok(neighbours)) => {
-                let permanent = |ours_only: bool| {
-                    let rows = neighbours.rows.iter();
-                    rows.filter(|row| !ours_only || row.protocol == Some(owned::PROTOCOL))
-                        .filter_map(|row| row.neighbour())
-                        .collect::<BTreeSet<NeighbourEntry>>()
-                };
-                Ok(ForwardingHave {
-                    fdb: fdb.rows,
-                    neighbours: permanent(false),
-                    our_neighbours: permanent(true),
-                })
-            }
-            (Err(error), _) | (_, Err(error)) => Err(convert::failure(&error)),
-        };
-        Event::Forwarding {
-            network,
-            device,
-            have,
-        }
-    }
-
-    async fn read_carried(&mut self, key: Key, devices: Vec<Ifindex>) -> Event {
-        let mut all = Vec::with_capacity(devices.len());
-        for device in devices {
-            let addresses = self.snapshot.addresses(device).await;
-            let routes = self.snapshot.routes(device).await;
-            match (addresses, routes) {
-                (Ok(addresses), Ok(routes)) => {
-                    all.push(Carried {
-                        addresses: addresses.rows,
-                        routes: routes.rows,
-                    });
-                }
-                (Err(error), _) | (_, Err(error)) => {
-                    return Event::Carried {
-                        key,
-                        have: Err(convert::failure(&error)),
-                    };
-                }
-            }
-        }
-        Event::Carried { key, have: Ok(all) }
     }
 
     /// Watches the files that `config` was read from. A watch that cannot be had leaves SIGHUP.

@@ -10,6 +10,8 @@
 //! was operated on waits for that ([`Engine::epoch`]).
 //!
 //! Blast radius: a failed plan fails its key; others go on. A crash needs no recovery: the first pass finds what is.
+//!
+//! Length: the machine's one state struct with the three calls that drive it; what they do is in the files beside it.
 
 mod acknowledge;
 pub mod backoff;

@@ -1,4 +1,6 @@
 //! One tap: from how it is to where it belongs.
+//!
+//! Length: one port's whole decision, top to bottom; cut up it would have to be read in several files at once.
 
 use super::Engine;
 use super::backoff::Fight;

@@ -3,6 +3,8 @@
 //! A device found under the derived name is taken over attribute by attribute: what is right is not touched, what the
 //! kernel can change is changed, and what it cannot change (VID, VNI, port, local address) means making it anew if
 //! the device is ours to delete, else a conflict that names it.
+//!
+//! Length: bridge and three kinds of uplink share the rules of taking over a device; each kind is a page.
 
 use super::Conflict;
 use super::op::{LinkChange, LinkRef, Master, Op};

@@ -31,7 +31,7 @@ impl Reactor {
         let settings = self.config.policy.clone();
         let known = self.known_decisions();
         self.background(move || {
-            let made = preparation.load(&settings).and_then(|candidate| {
+            let made = preparation.load_tested(&settings).and_then(|candidate| {
                 let comparison = candidate.compare(&known)?;
                 Ok((candidate, comparison))
             });
@@ -124,7 +124,7 @@ impl Reactor {
         };
         let known = self.known_decisions();
         self.background(move || {
-            let made = preparation.load(&settings).and_then(|candidate| {
+            let made = preparation.load_tested(&settings).and_then(|candidate| {
                 let comparison = candidate.compare(&known)?;
                 Ok((candidate, comparison))
             });

@@ -4,6 +4,8 @@
 //! recording last told it) and what the mirror does not hold: addresses, routes and forwarding entries in full.
 //! Operations always succeed. A device that is made gets the index of the recording's device of that name, if one
 //! follows, else one that no kernel reaches soon.
+//!
+//! Length: the kernel as a recording knows it; its rules belong side by side.
 
 use super::merge;
 use super::tape::Tape;

@@ -1,0 +1,150 @@
+//! What `status`, `port show`, `policy eval` and `policy record` say of the plugins.
+
+use super::super::reactor::Reactor;
+use super::{Said, facts};
+use crate::control::api::{Failure, FailureKind, PluginRow, PolicyStatus, Reply as Answer, Sink, Verdict};
+use crate::model::Ifindex;
+use crate::policy::api::{Hook, Outcome, Reply, Subject};
+use crate::policy::tools;
+use serde_json::Value;
+
+impl Reactor {
+    pub(in crate::daemon) fn count(&mut self, reply: &Reply) {
+        let tap = match reply.key {
+            Subject::Tap(raw) => Ifindex::new(raw),
+            _ => None,
+        };
+        for step in &reply.steps {
+            if step.outcome == Outcome::Skipped {
+                continue;
+            }
+            self.policy.calls += 1;
+            let failed = step.outcome.is_failure();
+            self.policy.errors += u64::from(failed);
+            self.observer
+                .metrics
+                .hook(reply.hook.word(), step.outcome.word(), step.elapsed_us);
+            if let Some(error) = step.error.as_deref().filter(|_| failed) {
+                let ifindex = tap.map_or(0, Ifindex::get);
+                tracing::warn!(target: "policy", plugin = %step.plugin, hook = reply.hook.word(), ifindex, error, "plugin failed");
+            }
+            if let Some(index) = tap {
+                let verdict = match &step.error {
+                    Some(error) => format!("{}: {error}", step.outcome.word()),
+                    None => step.outcome.word().to_owned(),
+                };
+                let now = self.now();
+                let cause = self.engine.tap(index).map_or(0, |t| t.cause.0);
+                let name = self
+                    .engine
+                    .tap(index)
+                    .map(|t| t.name.to_string())
+                    .unwrap_or_default();
+                self.observer.policy_step(
+                    now,
+                    cause,
+                    index,
+                    &name,
+                    &step.plugin,
+                    reply.hook.word(),
+                    &verdict,
+                    step.elapsed_us,
+                );
+                let said = Said {
+                    hook: reply.hook,
+                    step: step.clone(),
+                    verdict,
+                };
+                self.policy.said.entry(index).or_default().push(said);
+            }
+        }
+        for conflict in &reply.conflicts {
+            tracing::warn!(target: "policy", field = %conflict.field, kept = %conflict.kept, refused = %conflict.refused, "plugins disagree");
+        }
+    }
+
+    pub(in crate::daemon) fn policy_counters(&self) -> (u64, u64) {
+        (self.policy.calls, self.policy.errors)
+    }
+
+    pub(in crate::daemon) fn policy_status(&self) -> PolicyStatus {
+        let Some(host) = &self.policy.host else {
+            return PolicyStatus::default();
+        };
+        let status = host.status();
+        PolicyStatus {
+            generation: Some(format!("{} ({})", status.generation, status.hash)),
+            previous: status.rollback.then(|| "kept".to_owned()),
+            plugins: status
+                .plugins
+                .into_iter()
+                .map(|plugin| PluginRow {
+                    name: plugin.name,
+                    path: plugin.file,
+                    health: serde_json::to_value(plugin.health)
+                        .ok()
+                        .and_then(|v| v.as_str().map(str::to_owned))
+                        .unwrap_or_default(),
+                    hooks: plugin.hooks.iter().map(|h| (*h).to_owned()).collect(),
+                    calls: plugin.calls,
+                    errors: plugin.failures,
+                    last_error: plugin.reason,
+                    memory_bytes: plugin.memory_bytes as u64,
+                })
+                .collect(),
+        }
+    }
+
+    pub(in crate::daemon) fn port_verdicts(&self, index: Ifindex) -> Vec<Verdict> {
+        let said = self
+            .policy
+            .said
+            .get(&index)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        said.iter()
+            .map(|said| Verdict {
+                plugin: said.step.plugin.clone(),
+                hook: said.hook.word().to_owned(),
+                verdict: said.verdict.clone(),
+            })
+            .collect()
+    }
+
+    /// What the plugins decide for a live tap now; nothing is done.
+    pub(in crate::daemon) fn policy_eval(&mut self, port: &str, reply: Answer<Value>) {
+        let answer = self
+            .find_tap(port)
+            .map(|(link, tap)| (link.index, tap.and_then(|t| t.intent.network()).cloned()));
+        let (index, network) = match answer {
+            Ok(found) => found,
+            Err(failure) => {
+                let _ = reply.send(Err(failure));
+                return;
+            }
+        };
+        let hook = if network.is_some() {
+            Hook::Port
+        } else {
+            Hook::Resolve
+        };
+        let context = facts::of_port(&self.engine, index, hook, network.as_ref(), &self.policy.facts);
+        let (settings, Some(context)) = (self.config.policy.clone(), context) else {
+            let _ = reply.send(Err(Failure::new(FailureKind::NotFound, "the tap has just gone")));
+            return;
+        };
+        // On states of its own, so that the answer does not touch the running plugins; and off this thread.
+        tokio::task::spawn_blocking(move || {
+            let evaluation = tools::eval::eval(&settings, hook, context);
+            let _ = reply.send(Ok(evaluation.json));
+        });
+    }
+
+    pub(in crate::daemon) fn policy_record(&mut self, sink: Sink) -> Result<(), Failure> {
+        if self.policy.host.is_none() {
+            return Err(Failure::new(FailureKind::Unavailable, "no plugins are loaded"));
+        }
+        self.policy.recorders.push(sink);
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Hooks that decide nothing: what happened, timers, and what they want looked at again.
+
+use super::super::reactor::Reactor;
+use super::facts;
+use crate::engine::event::Event;
+use crate::engine::note::{Note, What};
+use crate::engine::state::PortState;
+use crate::model::{Ifindex, LinkName, NamePattern};
+use crate::policy::api::context::AttachResult;
+use crate::policy::api::{Decision, Hook, Subject};
+use std::sync::Arc;
+
+impl Reactor {
+    pub(in crate::daemon) fn invalidate(&mut self, decision: &Decision) {
+        let Decision::Observe(decided) = decision else {
+            return;
+        };
+        let Some(wanted) = &decided.verdict.invalidate else {
+            return;
+        };
+        let matches = |patterns: &[String], name: &LinkName| {
+            patterns
+                .iter()
+                .any(|p| NamePattern::new(p).is_ok_and(|p| p.matches(name)))
+        };
+        let taps = self
+            .engine
+            .taps()
+            .filter(|(_, tap)| matches(&wanted.taps.0, &tap.name))
+            .map(|(index, _)| index)
+            .collect();
+        let networks = self
+            .engine
+            .desired()
+            .networks()
+            .filter(|n| {
+                wanted
+                    .networks
+                    .0
+                    .iter()
+                    .any(|w| w == n.id.as_str() || n.name.as_deref() == Some(w.as_str()))
+            })
+            .map(|n| n.id.clone())
+            .collect();
+        let now = self.now();
+        self.engine.handle(Event::Invalidate { taps, networks }, now);
+    }
+
+    /// Timers and second questions that are due.
+    pub(in crate::daemon) fn run_policy_timers(&mut self) {
+        let now = self.now();
+        let due: Vec<Ifindex> = self
+            .policy
+            .again
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(i, _)| *i)
+            .collect();
+        if !due.is_empty() {
+            for index in &due {
+                self.policy.again.remove(index);
+            }
+            self.engine.handle(
+                Event::Invalidate {
+                    taps: due,
+                    networks: Vec::new(),
+                },
+                now,
+            );
+        }
+        let mut ticks = Vec::new();
+        for (name, every, at) in &mut self.policy.timers {
+            if *at <= now {
+                *at = now.plus(*every);
+                ticks.push(name.clone());
+            }
+        }
+        for name in ticks {
+            self.policy.seq += 1;
+            let (seq, context) = (self.policy.seq, facts::of_timer(&self.policy.facts));
+            self.policy.ask(Subject::Plugin(name), Hook::Tick, seq, context);
+        }
+    }
+
+    /// Hooks that only watch: `attached`, `detached`, `drift`, `observe`.
+    pub(in crate::daemon) fn tell_policy(&mut self, note: &Note) {
+        let (port, hook, result) = match &note.what {
+            What::Port {
+                port,
+                state: PortState::Attached,
+                attach_us,
+                ..
+            } => {
+                let result = AttachResult {
+                    state: "attached".to_owned(),
+                    error: None,
+                    elapsed_us: attach_us.unwrap_or_default(),
+                };
+                (port, Hook::Attached, Some(result))
+            }
+            What::TapGone { port } => {
+                if let Some(host) = &self.policy.host {
+                    host.forget(&Subject::Tap(port.index.get()));
+                }
+                self.policy.said.remove(&port.index);
+                self.policy.decisions.remove(&port.index);
+                self.policy.questions.remove(&port.index);
+                self.policy.again.remove(&port.index);
+                (port, Hook::Detached, None)
+            }
+            What::TapChanged { port, .. } => (port, Hook::Observe, None),
+            _ => return,
+        };
+        if !self.policy.has(hook) {
+            return;
+        }
+        let facts = Arc::clone(&self.policy.facts);
+        let context = facts::of_port(&self.engine, port.index, hook, port.network.as_ref(), &facts);
+        let mut context = context.unwrap_or_default();
+        context.result = result;
+        self.policy.seq += 1;
+        let seq = self.policy.seq;
+        self.policy
+            .ask(Subject::Tap(port.index.get()), hook, seq, context);
+    }
+}

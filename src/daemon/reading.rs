@@ -1,0 +1,86 @@
+//! Lists that the engine asks for: links, forwarding entries, addresses and routes.
+
+use super::convert;
+use super::reactor::Reactor;
+use crate::engine::event::{Event, Snapshot as Dump};
+use crate::model::{Ifindex, NeighbourEntry, NetworkId, owned};
+use crate::plan::Key;
+use crate::plan::address_move::Carried;
+use crate::plan::forwarding::ForwardingHave;
+use std::collections::BTreeSet;
+
+impl Reactor {
+    pub(super) async fn take_snapshot(&mut self) -> Event {
+        let links = match self.snapshot.links().await {
+            Ok(listing) if listing.complete => listing.rows,
+            Ok(_) => {
+                return Event::SnapshotFailed {
+                    error: "the list changed while it was read".to_owned(),
+                };
+            }
+            Err(error) => {
+                return Event::SnapshotFailed {
+                    error: convert::chain(&error),
+                };
+            }
+        };
+        match self.snapshot.all_addresses().await {
+            Ok(listing) => Event::Snapshot(Dump {
+                links,
+                addresses: listing.rows,
+            }),
+            Err(error) => Event::SnapshotFailed {
+                error: convert::chain(&error),
+            },
+        }
+    }
+
+    pub(super) async fn read_forwarding(&mut self, network: NetworkId, device: Ifindex) -> Event {
+        let fdb = self.snapshot.forwarding(device).await;
+        let neighbours = self.snapshot.neighbours(device).await;
+        let have = match (fdb, neighbours) {
+            (Ok(fdb), Ok(neighbours)) => {
+                let permanent = |ours_only: bool| {
+                    let rows = neighbours.rows.iter();
+                    rows.filter(|row| !ours_only || row.protocol == Some(owned::PROTOCOL))
+                        .filter_map(|row| row.neighbour())
+                        .collect::<BTreeSet<NeighbourEntry>>()
+                };
+                Ok(ForwardingHave {
+                    fdb: fdb.rows,
+                    neighbours: permanent(false),
+                    our_neighbours: permanent(true),
+                })
+            }
+            (Err(error), _) | (_, Err(error)) => Err(convert::failure(&error)),
+        };
+        Event::Forwarding {
+            network,
+            device,
+            have,
+        }
+    }
+
+    pub(super) async fn read_carried(&mut self, key: Key, devices: Vec<Ifindex>) -> Event {
+        let mut all = Vec::with_capacity(devices.len());
+        for device in devices {
+            let addresses = self.snapshot.addresses(device).await;
+            let routes = self.snapshot.routes(device).await;
+            match (addresses, routes) {
+                (Ok(addresses), Ok(routes)) => {
+                    all.push(Carried {
+                        addresses: addresses.rows,
+                        routes: routes.rows,
+                    });
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    return Event::Carried {
+                        key,
+                        have: Err(convert::failure(&error)),
+                    };
+                }
+            }
+        }
+        Event::Carried { key, have: Ok(all) }
+    }
+}
