@@ -191,7 +191,8 @@ impl Run<'_> {
                 .or_else(|| below.and_then(|l| l.mac)),
             mtu: mtu.map_or_else(|| told.map_or(room, |l| l.mtu), |mtu| mtu.get()),
             up: false,
-            carrier: false,
+            // Nothing will tell of it later, and the engine waits for a bridge's carrier.
+            carrier: told.is_none(),
             master: None,
             parent,
             alias: None,
