@@ -21,6 +21,11 @@ use tapwire::control::api::{
 use tapwire::control::server::{Handle, Limits, Server, Settings};
 use tokio::sync::mpsc;
 
+#[path = "cli/replay.rs"]
+mod replay;
+#[path = "cli/tools.rs"]
+mod tools;
+
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");
 
 fn tapwire(args: &[impl AsRef<OsStr>]) -> Process {
@@ -461,8 +466,8 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
         }
         Command::PolicyRecord { mut sink, reply } => {
             drop(reply.send(Ok(())));
-            for seq in 1..=5 {
-                sink.push(format!("{{\"seq\":{seq}}}").into());
+            for tap in 1..=5 {
+                sink.push(tools::recorded(tap, 1400).into());
             }
         }
         Command::TraceSubscribe { reply, .. } => drop(reply.send(Ok(()))),

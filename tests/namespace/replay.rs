@@ -298,3 +298,55 @@ fn a_recording_without_a_daemon_shows_what_one_would_have_done() {
         assert!(!Path::new("/sys/class/net/brqblue").exists());
     });
 }
+
+#[test]
+fn a_flat_networks_address_would_move_to_a_bridge_that_the_recording_never_tells_of() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::Veth);
+        let (host, other) = (Host::here(), Host::new());
+        host.join("eth1", &other, "eth1");
+        host.ip("address add 198.51.100.11/24 dev eth1");
+        host.ip("route add 203.0.113.0/24 via 198.51.100.1");
+        let folder = tempfile::tempdir().unwrap();
+        let tapwire = || {
+            let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
+            command.env("TAPWIRE_SOCKET", folder.path().join("none.sock"));
+            command
+        };
+        let recording = Recording::start(tapwire(), folder.path().join("recording.pcapng"));
+        let _tap = host.tap("tap0");
+        // The address is told once more: no reason to move it again.
+        host.ip("address change 198.51.100.11/24 dev eth1");
+        let file = recording.finish();
+        let config = folder.path().join("tapwire.toml");
+        let flat = BLUE.replace(
+            "network_type = \"local\"",
+            "network_type = \"flat\"\nphysical_network = \"physnet1\"",
+        );
+        std::fs::write(
+            &config,
+            format!("[physical_networks]\nphysnet1 = {{ interface = \"eth1\" }}\n{flat}"),
+        )
+        .unwrap();
+        let mut command = tapwire();
+        command.arg("--config").arg(&config);
+        let replayed = replayed(command, &file);
+        let of_addresses: Vec<&str> = replayed
+            .iter()
+            .filter(|line| line["op"] == "address" || line["op"] == "route")
+            .map(|line| text(line, "line"))
+            .collect();
+        let moved = [
+            "ip address replace 198.51.100.11/24 dev brqblue",
+            "ip route append 203.0.113.0/24 via 198.51.100.1",
+            "ip route del 203.0.113.0/24 via 198.51.100.1",
+            "ip address del 198.51.100.11/24 dev eth1",
+        ];
+        let begins = |(line, begin): (&&str, &&str)| line.starts_with(begin);
+        assert!(
+            of_addresses.len() == moved.len() && of_addresses.iter().zip(&moved).all(begins),
+            "{of_addresses:#?}"
+        );
+        assert_eq!(ports(&replayed)["attached"], 1);
+    });
+}

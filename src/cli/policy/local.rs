@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// `paths` empty: the plugins of the configuration.
 pub fn check(context: &mut Context, paths: &[PathBuf]) -> Result<(), Failure> {
-    let report = tools::check(paths, &load_config(context)?.policy);
+    let report = tools::check(paths, &settings(context, paths)?);
     finish(context, &report)
 }
 
@@ -51,7 +51,7 @@ pub fn eval(context: &mut Context, tap: Option<&str>, file: &Path) -> Result<(),
 
 /// `paths` empty: the plugins of the configuration.
 pub fn replay(context: &mut Context, recording: &Path, paths: &[PathBuf]) -> Result<(), Failure> {
-    let config = load_config(context)?.policy;
+    let config = settings(context, paths)?;
     let file = File::open(recording).map_err(|e| cannot_read(recording, &e))?;
     let report = tools::replay(BufReader::new(file), paths, &config);
     finish(context, &report)
@@ -65,6 +65,14 @@ pub fn types(context: &mut Context, directory: &Path) -> Result<(), Failure> {
             .iter()
             .try_for_each(|file| out.line(&plain(&file.display().to_string())))
     })
+}
+
+/// `[policy]`. Plugins named on the command line also work where no configuration is.
+fn settings(context: &mut Context, paths: &[PathBuf]) -> Result<PolicySettings, Failure> {
+    if !paths.is_empty() && context.global.config.is_none() && !context.config_path().exists() {
+        return Ok(PolicySettings::default());
+    }
+    Ok(load_config(context)?.policy)
 }
 
 /// The plugins that the configuration names; there must be some.

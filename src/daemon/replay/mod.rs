@@ -2,12 +2,13 @@
 //!
 //! The engine is the daemon's own. Around it, everything that the daemon's loop does is simulated from the recording:
 //! its listing is the snapshot, its messages are the events, its stamps are the clock, and every operation succeeds at
-//! once (`world`). So what is printed is what a daemon with the given configuration would have decided, had it never
-//! been late and never been refused; plugins are not asked.
+//! once (`world`, `execute`). So what is printed is what a daemon with the given configuration would have decided, had
+//! it never been late and never been refused; plugins are not asked.
 //!
 //! The recorded daemon's own effects are in the recording too. They do not confuse the replay (`merge` says why); a
 //! requester's port id is not needed to know them, and link messages carry none.
 
+mod execute;
 mod merge;
 mod tape;
 mod world;
