@@ -189,7 +189,12 @@ fn report(failure: &Failure, json: bool) {
             .as_ref()
             .map(|h| format!("\n{dim}hint:{off} {h}"))
             .unwrap_or_default();
-        writeln!(stderr, "{red}error:{off} {}{hint}", failure.message)
+        // A report of the daemon's files begins so by itself.
+        let message = failure
+            .message
+            .strip_prefix("error: ")
+            .unwrap_or(&failure.message);
+        writeln!(stderr, "{red}error:{off} {message}{hint}")
     };
 }
 

@@ -32,7 +32,11 @@ fn text(out: &mut Output, status: &Status) -> io::Result<()> {
         out.paint(Style::Plain, &status.config.path)
     } else {
         let error = status.config.error.as_deref().unwrap_or("refused");
-        let text = format!("{}  last reload refused: {error}", status.config.path);
+        let text = format!(
+            "{}  last reload refused: {}",
+            status.config.path,
+            first_mistake(error)
+        );
         out.paint(Style::Bad, &text)
     };
     out.line(&format!("config     {config}"))?;
@@ -69,6 +73,20 @@ fn text(out: &mut Output, status: &Status) -> io::Result<()> {
         plugins(out, &status.plugins)?;
     }
     Ok(())
+}
+
+/// One line of a report of many: the first mistake with its place, and how to see the rest.
+fn first_mistake(error: &str) -> String {
+    let mut lines = error.lines();
+    let first = lines.next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    match lines
+        .next()
+        .map(|line| line.trim_start().trim_start_matches("--> "))
+    {
+        Some(place) => format!("{first} ({place}); `tapwire check` shows all of it"),
+        None => first.to_owned(),
+    }
 }
 
 /// Also what `policy status` shows.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::failure::{Exit, Failure};
-use super::output::colour;
+use super::output::{colour, micros, plain};
 use crate::control::client::Client;
 use crate::kernel::watch::{Objects, RECEIVE_BUFFER};
 use crate::telemetry::clock;
@@ -152,16 +152,46 @@ async fn decisions(client: &Client) -> Option<mpsc::Receiver<Told>> {
 }
 
 /// The flight recorder, oldest first: one JSON object a line.
+/// One step of the flight recorder: when, which device, what.
+fn remembered(step: &Value) -> String {
+    let number = |key| step.get(key).and_then(Value::as_u64);
+    let text = |key| step.get(key).and_then(Value::as_str).unwrap_or_default();
+    let at = number("at_us").unwrap_or_default();
+    let device = match number("ifindex") {
+        Some(index) => format!("{}#{index} ", text("ifname")),
+        None => String::new(),
+    };
+    let mut line = format!(
+        "{}.{:06} {} {device}{}",
+        at / 1_000_000,
+        at % 1_000_000,
+        text("kind"),
+        text("word")
+    );
+    if !text("text").is_empty() {
+        line.push_str(": ");
+        line.push_str(text("text"));
+    }
+    if let Some(errno) = number("errno") {
+        line.push_str(&format!(" errno {errno}"));
+    }
+    if let Some(us) = number("elapsed_us") {
+        line.push_str(&format!(" (+{})", micros(us)));
+    }
+    plain(&line)
+}
+
 fn history(context: &mut Context) -> Result<(), Failure> {
     let client = context.client()?;
-    let records: Vec<Value> =
+    let mut records: Vec<Value> =
         context.block_on(async { Ok(client.get("/v1/history?limit=1000000").await?) })?;
+    // Operations are recorded when their plan is through, with the time they ended at.
+    records.sort_by_key(|step| step.get("at_us").and_then(Value::as_u64));
     for record in &records {
         if context.global.json {
             context.out.json(record)?;
         } else {
-            let text = record.get("text").and_then(Value::as_str).map(str::to_owned);
-            context.out.line(&text.unwrap_or_else(|| record.to_string()))?;
+            context.out.line(&remembered(record))?;
         }
     }
     Ok(context.out.flush()?)

@@ -315,9 +315,15 @@ async fn wait(
     Asked(query): Asked<WaitQuery>,
 ) -> Answer<super::api::WaitReport> {
     let (condition, patience) = query.check()?;
-    let what = match &condition {
-        WaitCondition::InSync => "in sync".to_owned(),
-        WaitCondition::Port { port, state } => format!("{port} {}", state.as_str()),
+    let (what, why) = match &condition {
+        WaitCondition::InSync => (
+            "in sync".to_owned(),
+            "`tapwire plan` shows what is left to do".to_owned(),
+        ),
+        WaitCondition::Port { port, state } => (
+            format!("{port} {}", state.as_str()),
+            format!("`tapwire explain {port}` says why"),
+        ),
     };
     app.ask_within(patience, who, |reply| Command::Wait { condition, reply })
         .await?
@@ -327,6 +333,7 @@ async fn wait(
                 FailureKind::TimedOut,
                 format!("not {what} within {:.3} s", patience.as_secs_f64()),
             )
+            .hint(why)
         })
 }
 

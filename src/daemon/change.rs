@@ -85,7 +85,7 @@ impl Reactor {
                 FailureKind::Conflict,
                 format!("{} is mapped by {origin}", target.tap),
             )
-            .hint("change it there; files are read again on SIGHUP"));
+            .hint("change it there; files are read again when they are saved"));
         }
         Ok(PortMapping {
             id: target.port,
@@ -125,7 +125,7 @@ impl Reactor {
                     FailureKind::Conflict,
                     format!("{} is mapped by {origin}", target.tap),
                 )
-                .hint("take it out there; files are read again on SIGHUP"),
+                .hint("take it out there; files are read again when they are saved"),
                 None => Failure::new(FailureKind::NotFound, format!("{} is not bound", target.tap)),
             });
         };
@@ -196,7 +196,7 @@ impl Reactor {
         if let Some(origin) = sources::network_origin(&self.config, &network.id) {
             let error = format!("network {} is told by {origin}", network.id);
             return Err(Failure::new(FailureKind::Conflict, error)
-                .hint("take it out there; files are read again on SIGHUP"));
+                .hint("take it out there; files are read again when they are saved"));
         }
         if row.ports > 0 && !force {
             let error = format!("network {} has {} attached taps", network.id, row.ports);
