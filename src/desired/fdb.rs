@@ -2,8 +2,9 @@
 //!
 //! One flood entry (all-zero MAC) per remote VTEP, so that broadcast reaches it by head-end replication; one unicast
 //! entry per known MAC; with `arp_responder` one permanent neighbour per known MAC and address, which the device's
-//! `proxy` answers from. Entries to our own VTEP are skipped: they would loop. A MAC has one destination and an address
-//! one MAC: where several are told (a guest that migrates), the last one counts, policy's after the peers'.
+//! `proxy` answers from (IPv4 only: IPv6 is off on the device, and the kernel takes no IPv6 neighbour there). Entries to
+//! our own VTEP are skipped: they would loop. A MAC has one destination and an address one MAC: where several are told
+//! (a guest that migrates), the last one counts, policy's after the peers'.
 
 use super::Desired;
 use super::verdict::{NetworkVerdict, PortVerdict};
@@ -55,6 +56,7 @@ pub fn derive_forwarding<'a>(
         fdb: flood.into_iter().chain(unicast.into_values()).collect(),
         neighbours: neighbours
             .into_iter()
+            .filter(|(ip, _)| ip.is_ipv4())
             .map(|(ip, mac)| NeighbourEntry { ip, mac })
             .collect(),
     }

@@ -3,11 +3,15 @@
 //! One module per subject. Every test has a host (or several) of its own; the kernel is asked with iproute2, the
 //! daemon with its own commands, and link events are counted by the rig's own observer.
 
+mod adopt;
 mod attach;
 mod drift;
 mod flat;
 mod overrun;
+mod reload;
 mod restart;
+mod vlan;
+mod vxlan;
 
 use crate::support::daemon::Daemon;
 use crate::support::host::Host;
