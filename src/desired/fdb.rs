@@ -61,3 +61,53 @@ pub fn derive_forwarding<'a>(
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NetworkId, Peer, TapMatch, Vni};
+
+    fn want(peers: &[(&str, Option<&str>, Option<&str>)]) -> ForwardingWant {
+        let taps = TapMatch {
+            patterns: Vec::new(),
+            other_kinds: Vec::new(),
+            adopt: false,
+        };
+        let mut desired = Desired::new(taps, "host");
+        desired.vxlan.local_ip = Some("192.0.2.11".parse().unwrap());
+        desired.vxlan.arp_responder = true;
+        let vni = Vni::new(100).unwrap();
+        let mut network = Network::new(NetworkId::new("blue").unwrap(), Segment::Vxlan { vni });
+        network.peers = peers
+            .iter()
+            .map(|(vtep, mac, ip)| Peer {
+                vtep: vtep.parse().unwrap(),
+                mac: mac.map(|m| m.parse().unwrap()),
+                ip: ip.map(|i| i.parse().unwrap()),
+            })
+            .collect();
+        derive_forwarding(&desired, &network, None, std::iter::empty())
+    }
+
+    #[test]
+    fn a_mac_told_behind_two_peers_has_the_last_one_as_its_destination() {
+        let mac = "fa:16:3e:00:00:07";
+        let want = want(&[
+            ("192.0.2.12", Some(mac), Some("10.0.0.7")),
+            ("192.0.2.13", Some(mac), Some("10.0.0.7")),
+        ]);
+        let unicast: Vec<_> = want.fdb.iter().filter(|e| !e.is_flood()).collect();
+        assert_eq!(unicast.len(), 1);
+        assert_eq!(unicast[0].dst, Some("192.0.2.13".parse().unwrap()));
+        assert_eq!(want.fdb.iter().filter(|e| e.is_flood()).count(), 2);
+        assert_eq!(want.neighbours.len(), 1);
+    }
+
+    #[test]
+    fn our_own_vtep_is_no_peer() {
+        assert_eq!(
+            want(&[("192.0.2.11", Some("fa:16:3e:00:00:07"), None)]),
+            ForwardingWant::default()
+        );
+    }
+}

@@ -286,10 +286,14 @@ fn derive_vxlan(
         _ => None,
     }));
     let overhead = if local.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+    // What stands keeps its MTU, too, while the address is away.
+    let kept = standing.filter(|_| underlay.is_none()).map(|l| l.mtu);
     let mtu = underlay
         // Loopback's 65536 says nothing about a path.
         .filter(|l| l.mtu <= Mtu::MAX)
-        .and_then(|l| Mtu::new(i64::from(l.mtu.saturating_sub(overhead))).ok());
+        .map(|l| l.mtu.saturating_sub(overhead))
+        .or(kept)
+        .and_then(|mtu| Mtu::new(i64::from(mtu)).ok());
     let attributes = VxlanAttributes {
         vni: vni.get(),
         local: Some(local),

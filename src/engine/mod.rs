@@ -21,10 +21,14 @@ pub mod note;
 mod original;
 mod orphan;
 mod outcome;
+mod queue;
 mod relocation;
+mod retry;
 mod segment;
 pub mod state;
 mod tap;
+mod users;
+mod verdicts;
 pub mod view;
 
 use crate::desired::Desired;
@@ -390,77 +394,6 @@ impl Engine {
             self.note(now, CauseId(self.causes), what);
         }
         self.schedule_prune(now);
-    }
-
-    fn mark_tap(&mut self, index: Ifindex, cause: CauseId) {
-        if let Some(tap) = self.taps.get_mut(&index) {
-            tap.cause = cause;
-            if !tap.dirty {
-                tap.dirty = true;
-                self.queue_tap(index);
-            }
-        }
-    }
-
-    fn mark_segment(&mut self, id: &NetworkId, cause: CauseId) {
-        if let Some(segment) = self.segments.get_mut(id) {
-            segment.cause = cause;
-            if !segment.dirty {
-                segment.dirty = true;
-                self.queue(Key::Network(id.clone()));
-            }
-        }
-    }
-
-    fn mark_users(&mut self, id: &NetworkId, cause: CauseId) {
-        let users: Vec<Ifindex> = self
-            .segments
-            .get(id)
-            .into_iter()
-            .flat_map(|s| s.users.iter().copied())
-            .collect();
-        for index in users {
-            self.mark_tap(index, cause);
-        }
-    }
-
-    fn mark_everything(&mut self, cause: CauseId) {
-        let segments: Vec<NetworkId> = self.segments.keys().cloned().collect();
-        for id in segments {
-            self.mark_segment(&id, cause);
-        }
-        let taps: Vec<Ifindex> = self.taps.keys().copied().collect();
-        for index in taps {
-            self.mark_tap(index, cause);
-        }
-    }
-
-    fn queue_tap(&mut self, index: Ifindex) {
-        let touched = self.taps.get(&index).is_some_and(|tap| tap.touched == self.epoch);
-        if touched {
-            self.deferred.push(Key::Port(index));
-        } else {
-            self.dirty_taps.push_back(index);
-        }
-    }
-
-    fn queue(&mut self, key: Key) {
-        match key {
-            Key::Port(index) => self.queue_tap(index),
-            Key::Network(id) => {
-                if self.segments.get(&id).is_some_and(|s| s.touched == self.epoch) {
-                    self.deferred.push(Key::Network(id));
-                } else {
-                    self.dirty_segments.push_back(id);
-                }
-            }
-            Key::Orphan(_) => {}
-        }
-    }
-
-    fn next_ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
     }
 }
 

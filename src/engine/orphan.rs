@@ -13,8 +13,9 @@ use crate::desired::segment::link_names;
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, LinkKind, LinkName, NetworkId, Time};
 use crate::plan::address_move::{Carried, address_of, carries_anything, plan_move, verify};
+use crate::plan::flat::recorded_uplink as recorded_uplink_name;
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::{self, reference};
+use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -207,7 +208,7 @@ fn is_root(engine: &Engine, link: &Link, needed: &BTreeSet<LinkName>) -> bool {
 }
 
 fn recorded_uplink(engine: &Engine, bridge: &Link) -> Option<Ifindex> {
-    let name = segment::recorded_uplink(bridge)?;
+    let name = recorded_uplink_name(bridge)?;
     engine.observed.by_name(&name).map(|l| l.index)
 }
 

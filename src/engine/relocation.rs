@@ -12,8 +12,9 @@ use super::state::Moving;
 use crate::desired::segment::{SegmentWant, UplinkWant};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::address_move::{AddressMove, Carried, End, address_of, carries_anything, plan_move, verify};
+use crate::plan::flat::{Enslave, stale_flat_uplink};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::{Enslave, reference, stale_flat_uplink};
+use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
@@ -219,6 +220,12 @@ impl Engine {
                 disable: false,
             }));
         }
+        if !carries && source == interface && link.ipv6_disabled == Some(false) {
+            steps.push(Step::from(Op::DisableIpv6 {
+                link: target,
+                disable: true,
+            }));
+        }
         let enslave = (link.master != Some(bridge.index)).then(|| Step {
             op: set(Master::Set(reference(bridge_link))),
             undo: Some(set(back)),
@@ -238,12 +245,6 @@ impl Engine {
         } else {
             Moving::Finishing
         };
-        if !carries && source == interface && link.ipv6_disabled == Some(false) {
-            steps.push(Step::from(Op::DisableIpv6 {
-                link: target,
-                disable: true,
-            }));
-        }
         if !carries {
             self.leave_behind(source.index);
         }

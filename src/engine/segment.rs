@@ -5,13 +5,12 @@
 //! entries. Only when nothing is left to do is the segment ready, and its taps are looked at.
 
 use super::event::{Action, Failure};
-use super::state::{Asked, SegmentState};
+use super::state::SegmentState;
 use super::{Engine, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
-use crate::desired::verdict::NetworkVerdict;
 use crate::engine::note::What;
-use crate::model::{Ifindex, LinkName, NetworkId, Time};
+use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
 use crate::plan::segment::{plan_segment, reference};
 use crate::plan::{CauseId, Conflict, Key, Plan, Step};
@@ -256,56 +255,6 @@ impl Engine {
         }
     }
 
-    /// What may have to wait no more: it was told otherwise, or nobody needs it.
-    pub(super) fn clear_segment_retry(&mut self, id: &NetworkId) {
-        if let Some(entry) = self.segments.get_mut(id) {
-            entry.failures = 0;
-            if let Some(at) = entry.retry_at.take() {
-                self.timers.remove(&(at, Key::Network(id.clone())));
-            }
-        }
-    }
-
-    fn retry_segment(&mut self, id: &NetworkId, at: Option<Time>) {
-        if let Some(entry) = self.segments.get_mut(id) {
-            // Without a time only a full pass, or being told otherwise, gives it another try.
-            if let Some(old) = entry.retry_at.replace(at.unwrap_or(Time(u64::MAX))) {
-                self.timers.remove(&(old, Key::Network(id.clone())));
-            }
-            if let Some(at) = at {
-                self.timers.insert((at, Key::Network(id.clone())));
-            }
-        }
-    }
-
-    /// Bridge or uplink are not as we left them. True if they may be put right now.
-    fn wait_in_segment_fight(&mut self, id: &NetworkId, bridge: LinkName, now: Time) -> bool {
-        let Some(entry) = self.segments.get_mut(id) else {
-            return false;
-        };
-        let pause = entry.fight.lost(now);
-        let (repairs, cause) = (entry.fight.repairs(), entry.cause);
-        if pause == Duration::ZERO {
-            let what = What::Drift {
-                device: bridge,
-                network: Some(id.clone()),
-            };
-            self.note(now, cause, what);
-            return true;
-        }
-        let reason = format!("somebody else keeps changing {bridge} or its uplink: {repairs} repairs");
-        self.retry_segment(id, Some(now.plus(pause)));
-        self.set_segment_state(
-            id,
-            SegmentState::Conflict {
-                reason: reason.into(),
-            },
-            now,
-        );
-        self.mark_users(id, cause);
-        false
-    }
-
     pub(super) fn fail_segment(&mut self, id: &NetworkId, error: String, retry: Option<Duration>, now: Time) {
         let retry_at = retry.map(|pause| now.plus(pause));
         let Some(entry) = self.segments.get_mut(id) else {
@@ -343,56 +292,6 @@ impl Engine {
                 self.mark_segment(id, cause);
             }
             Err(failure) => self.on_segment_failure(id, &failure, "read forwarding entries".to_owned(), now),
-        }
-    }
-
-    pub(super) fn on_network_verdict(&mut self, id: &NetworkId, ticket: u64, verdict: NetworkVerdict) {
-        let Some(entry) = self.segments.get_mut(id) else {
-            return;
-        };
-        if entry.verdict.waits_for(ticket) {
-            entry.verdict = Asked::Answered(verdict);
-            let cause = entry.cause;
-            self.mark_segment(id, cause);
-        }
-    }
-
-    pub(super) fn ask_network_again(&mut self, id: &NetworkId) {
-        if self.policy.networks
-            && let Some(entry) = self.segments.get_mut(id)
-        {
-            entry.verdict.make_stale();
-        }
-    }
-
-    pub(super) fn ask_everything_again(&mut self) {
-        if self.policy.networks {
-            for entry in self.segments.values_mut() {
-                entry.verdict.make_stale();
-            }
-        }
-        if self.policy.ports {
-            for tap in self.taps.values_mut() {
-                tap.verdict.make_stale();
-            }
-        }
-    }
-
-    /// Policy is another one now: what it asks no more falls back to no opinion, the rest is asked again.
-    pub(super) fn forget_verdicts(&mut self) {
-        for entry in self.segments.values_mut() {
-            if self.policy.networks {
-                entry.verdict.make_stale()
-            } else {
-                entry.verdict = Asked::Never
-            }
-        }
-        for tap in self.taps.values_mut() {
-            if self.policy.ports {
-                tap.verdict.make_stale()
-            } else {
-                tap.verdict = Asked::Never
-            }
         }
     }
 }

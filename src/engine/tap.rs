@@ -6,19 +6,13 @@ use super::Engine;
 use super::backoff::Fight;
 use super::event::Action;
 use super::note::What;
-use super::state::{Asked, PortLabel, PortState, SegmentEntry, SegmentState};
+use super::state::{PortLabel, PortState, SegmentState};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
-use crate::desired::verdict::PortVerdict;
 use crate::model::owned::Mark;
-use crate::model::{Ifindex, Link, NetworkId, TapSelector, Time};
+use crate::model::{Ifindex, Link, TapSelector, Time};
 use crate::plan::port::{Place, PortMemory, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
-use std::time::Duration;
-
-/// A port that left its bridge is often on its way: to its end, or to another bridge. The kernel tells both in two
-/// messages of one turn; between them nothing is repaired.
-const SETTLE: Duration = Duration::from_millis(10);
 
 impl Engine {
     pub(super) fn look_at_tap(&mut self, index: Ifindex, now: Time) -> Option<Action> {
@@ -332,130 +326,6 @@ impl Engine {
         }
     }
 
-    /// Our port was taken away, or changed where it is. True if it may be repaired now.
-    fn wait_in_fight(&mut self, index: Ifindex, in_place: bool, now: Time) -> bool {
-        let Some(tap) = self.taps.get_mut(&index) else {
-            return false;
-        };
-        let pause = tap.fight.lost(now);
-        let repairs = tap.fight.repairs();
-        let name = tap.name;
-        if pause == Duration::ZERO && in_place {
-            self.note_drift(index, now);
-            return true;
-        }
-        let state = if pause == Duration::ZERO {
-            PortState::Configuring
-        } else {
-            let what = if in_place { "changing {}" } else { "taking {} away" };
-            let what = what.replace("{}", &name.to_text());
-            PortState::Conflict {
-                bridge: "".into(),
-                reason: format!("somebody else keeps {what}: {repairs} repairs").into(),
-            }
-        };
-        self.retry_tap(index, now.plus(pause.max(SETTLE)));
-        self.set_port_state(index, state, now);
-        false
-    }
-
-    fn note_drift(&mut self, index: Ifindex, now: Time) {
-        let Some(tap) = self.taps.get(&index) else { return };
-        let (device, network, cause) = (tap.name, tap.intent.network().cloned(), tap.cause);
-        self.note(now, cause, What::Drift { device, network });
-    }
-
-    pub(super) fn retry_tap(&mut self, index: Ifindex, at: Time) {
-        if let Some(tap) = self.taps.get_mut(&index) {
-            if let Some(old) = tap.retry_at.replace(at) {
-                self.timers.remove(&(old, Key::Port(index)));
-            }
-            self.timers.insert((at, Key::Port(index)));
-        }
-    }
-
-    /// The reason of a failure may be gone: no more waiting.
-    pub(super) fn retry_now(&mut self, index: Ifindex) {
-        if let Some(tap) = self.taps.get_mut(&index)
-            && matches!(tap.state, PortState::Failed { .. })
-        {
-            self.clear_retry(index);
-        }
-    }
-
-    pub(super) fn clear_retry(&mut self, index: Ifindex) {
-        if let Some(tap) = self.taps.get_mut(&index) {
-            tap.failures = 0;
-            if let Some(at) = tap.retry_at.take() {
-                self.timers.remove(&(at, Key::Port(index)));
-            }
-        }
-    }
-
-    fn forget_tap(&mut self, index: Ifindex, network: Option<NetworkId>, cause: CauseId, now: Time) {
-        let Some(tap) = self.taps.remove(&index) else {
-            return;
-        };
-        if let Some(at) = tap.retry_at {
-            self.timers.remove(&(at, Key::Port(index)));
-        }
-        if let Some(id) = &network {
-            self.release(id, index, now);
-        }
-        self.note(
-            now,
-            cause,
-            What::TapGone {
-                port: PortLabel {
-                    index,
-                    name: tap.name,
-                    network,
-                },
-            },
-        );
-    }
-
-    /// Keeps the segments' lists of users, and starts a segment with its first one.
-    fn move_user(
-        &mut self,
-        index: Ifindex,
-        from: Option<NetworkId>,
-        to: Option<NetworkId>,
-        cause: CauseId,
-        now: Time,
-    ) {
-        if from != to
-            && let Some(id) = &from
-        {
-            self.release(id, index, now);
-        }
-        let Some(id) = to.filter(|id| self.desired.network(id).is_some()) else {
-            return;
-        };
-        let entry = self
-            .segments
-            .entry(id.clone())
-            .or_insert_with(|| SegmentEntry::new(now));
-        if entry.users.insert(index) && entry.users.len() == 1 {
-            self.rewatch(&id);
-            self.mark_segment(&id, cause);
-        }
-    }
-
-    pub(super) fn release(&mut self, id: &NetworkId, index: Ifindex, now: Time) {
-        let Some(entry) = self.segments.get_mut(id) else {
-            return;
-        };
-        entry.users.remove(&index);
-        if entry.users.is_empty() {
-            let cause = CauseId(self.causes);
-            self.mark_segment(id, cause);
-            if self.in_sync {
-                self.schedule_prune(now);
-            }
-        }
-    }
-
     pub(super) fn set_port_state(&mut self, index: Ifindex, state: PortState, now: Time) {
         let Some(tap) = self.taps.get_mut(&index) else {
             return;
@@ -485,37 +355,5 @@ impl Engine {
             attach_us: tap.attach_us,
         };
         self.note(now, tap.cause, what);
-    }
-
-    pub(super) fn on_port_verdict(&mut self, index: Ifindex, ticket: u64, verdict: PortVerdict) {
-        let Some(tap) = self.taps.get_mut(&index) else {
-            return;
-        };
-        if !tap.verdict.waits_for(ticket) {
-            return;
-        }
-        tap.verdict = Asked::Answered(verdict);
-        let cause = tap.cause;
-        // Policy's entries live on the network's VXLAN device.
-        if let Some(id) = tap.intent.network().cloned() {
-            let entries = tap
-                .verdict
-                .verdict()
-                .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty());
-            if entries {
-                self.mark_segment(&id, cause);
-            }
-        }
-        self.mark_tap(index, cause);
-    }
-
-    /// The question is asked anew when the tap is looked at; until then the old verdict holds.
-    pub(super) fn ask_port_again(&mut self, index: Ifindex) {
-        if !self.policy.ports {
-            return;
-        }
-        if let Some(tap) = self.taps.get_mut(&index) {
-            tap.verdict.make_stale();
-        }
     }
 }

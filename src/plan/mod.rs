@@ -5,7 +5,9 @@
 //! plans with other eyes than those that wrote them.
 
 pub mod address_move;
+mod bridge;
 pub mod check;
+pub mod flat;
 pub mod forwarding;
 pub mod line;
 pub mod op;

@@ -74,7 +74,8 @@ pub enum Op {
         link: LinkRef,
         attributes: BridgeAttributes,
     },
-    /// `ip link set dev LINK type vxlan ...`; only what the kernel lets change: group, ttl, tos, learning.
+    /// `ip link set dev LINK type vxlan ...`; only what the kernel lets change: underlay, group, ttl, tos,
+    /// learning.
     SetVxlan {
         link: LinkRef,
         attributes: VxlanAttributes,

@@ -7,12 +7,12 @@
 //! Length: bridge and three kinds of uplink share the rules of taking over a device; each kind is a page.
 
 use super::Conflict;
+use super::bridge::{plan_bridge, take_over};
+use super::flat::{Enslave, plan_flat};
 use super::op::{LinkChange, LinkRef, Master, Op};
-use crate::desired::segment::{BridgeWant, SegmentWant, UplinkWant};
+use crate::desired::segment::{SegmentWant, UplinkWant};
 use crate::model::owned::Mark;
-use crate::model::{
-    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mtu, VlanAttributes, VxlanAttributes,
-};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, Mtu, VlanAttributes, VxlanAttributes};
 use crate::observed::Observed;
 
 /// The operations, and what must happen besides them.
@@ -21,13 +21,6 @@ pub struct SegmentPlan {
     pub ops: Vec<Op>,
     /// A flat network's interface that has to become a port of the bridge, with its addresses.
     pub enslave: Option<Enslave>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Enslave {
-    pub interface: Ifindex,
-    /// Where the host's addresses are now: on the interface, or on the bridge of ours that had it until now.
-    pub source: Ifindex,
 }
 
 pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPlan, Conflict> {
@@ -111,6 +104,16 @@ pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPl
                 mtu: *mtu,
                 attributes: attributes.clone(),
             };
+            // Before the MTU: the underlay bounds it.
+            if let Some(link) = observed.by_name(name).filter(|l| right(l))
+                && let LinkKind::Vxlan(have) = &link.kind
+                && vxlan_needs_change(have, attributes)
+            {
+                plan.ops.push(Op::SetVxlan {
+                    link: reference(link),
+                    attributes: attributes.clone(),
+                });
+            }
             plan_uplink(
                 *name,
                 make,
@@ -122,190 +125,10 @@ pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPl
                 *mtu,
                 &mut plan.ops,
             )?;
-            if let Some(link) = observed.by_name(name).filter(|l| right(l))
-                && let LinkKind::Vxlan(have) = &link.kind
-                && vxlan_needs_change(have, attributes)
-            {
-                plan.ops.push(Op::SetVxlan {
-                    link: reference(link),
-                    attributes: attributes.clone(),
-                });
-            }
         }
     }
     plan_stale_uplinks(want, observed, bridge, &mut plan.ops);
     Ok(plan)
-}
-
-fn plan_bridge(
-    want: &BridgeWant,
-    segment: &SegmentWant,
-    observed: &Observed,
-    ops: &mut Vec<Op>,
-) -> Result<LinkRef, Conflict> {
-    let Some(link) = observed.by_name(&want.name) else {
-        let made = LinkRef {
-            name: want.name,
-            index: None,
-        };
-        // 1500 even when nobody asked: an MTU never set follows the smallest port for ever.
-        let mtu = want.mtu.or(Mtu::new(1500).ok());
-        ops.push(Op::CreateBridge {
-            name: want.name,
-            mac: want.mac,
-            mtu,
-            attributes: want.attributes,
-        });
-        if !want.carries_addresses {
-            ops.push(Op::DisableIpv6 {
-                link: made,
-                disable: true,
-            });
-        }
-        let change = LinkChange {
-            alias: Some(segment.made.clone()),
-            up: Some(true),
-            ..LinkChange::default()
-        };
-        ops.push(Op::SetLink { link: made, change });
-        return Ok(made);
-    };
-    let LinkKind::Bridge(have) = &link.kind else {
-        let reason = format!("{} exists but is a {}, not a bridge", link.name, kind_word(link));
-        return Err(conflict(link, reason));
-    };
-    let bridge = reference(link);
-    if !want.make {
-        if !link.up {
-            ops.push(Op::SetLink {
-                link: bridge,
-                change: LinkChange {
-                    up: Some(true),
-                    ..LinkChange::default()
-                },
-            });
-        }
-        return Ok(bridge);
-    }
-    let mut attributes = missing_attributes(&want.attributes, have);
-    if attributes.stp == Some(false) && attributes.forward_delay.is_some() {
-        // The kernel looks at the delay first, and with STP still on takes none under 2 s.
-        let stp = attributes.stp.take();
-        ops.push(Op::SetBridge {
-            link: bridge,
-            attributes: BridgeAttributes {
-                stp,
-                ..BridgeAttributes::default()
-            },
-        });
-    }
-    if attributes != BridgeAttributes::default() {
-        ops.push(Op::SetBridge {
-            link: bridge,
-            attributes,
-        });
-    }
-    let carries = want.carries_addresses || observed.has_address(link.index);
-    if !carries && link.ipv6_disabled == Some(false) {
-        ops.push(Op::DisableIpv6 {
-            link: bridge,
-            disable: true,
-        });
-    }
-    let mut change = LinkChange {
-        mtu: want.mtu.filter(|mtu| !link.mtu_is(*mtu)),
-        ..LinkChange::default()
-    };
-    take_over(link, segment, observed, &mut change);
-    let found = Mark::read(link.alias.as_deref()).is_foreign() && !observed.is_made_here(link.index);
-    if change.alias.is_some() && found {
-        // Found, not made: pin the address it has, or it would follow its lowest port.
-        change.mac = link.mac;
-        change.mtu = want.mtu.or(Mtu::new(i64::from(link.mtu)).ok());
-    }
-    change.up = (!link.up).then_some(true);
-    if change != LinkChange::default() {
-        ops.push(Op::SetLink { link: bridge, change });
-    }
-    Ok(bridge)
-}
-
-/// `ifalias`: ours when it already says made or adopted (kept current), "adopted" when it says nothing, and never
-/// over an operator's own text. What this run made and could not mark yet is made, not found.
-fn take_over(link: &Link, segment: &SegmentWant, observed: &Observed, change: &mut LinkChange) {
-    let alias = match Mark::read(link.alias.as_deref()) {
-        Mark::Made(_) => &segment.made,
-        Mark::Adopted(_) => &segment.adopted,
-        Mark::Foreign if link.alias.is_none() && observed.is_made_here(link.index) => &segment.made,
-        Mark::Foreign if link.alias.is_none() => &segment.adopted,
-        Mark::Foreign => return,
-    };
-    change.alias = Some(alias.clone()).filter(|alias| link.alias.as_ref() != Some(alias));
-}
-
-fn plan_flat(
-    name: LinkName,
-    index: Ifindex,
-    adopt: bool,
-    want: &SegmentWant,
-    observed: &Observed,
-    bridge: LinkRef,
-    plan: &mut SegmentPlan,
-) -> Result<(), Conflict> {
-    let Some(link) = observed.link(index) else {
-        return Ok(());
-    };
-    if link.is_bridge() {
-        let reason =
-            format!("{name} is a bridge and cannot be a port; name it as `bridge` of the physical network");
-        return Err(conflict(link, reason));
-    }
-    if let Some(master) = link.master.filter(|m| Some(*m) != bridge.index) {
-        let holder = observed.link(master);
-        let ours = holder.is_some_and(|l| !Mark::read(l.alias.as_deref()).is_foreign());
-        if !ours && !adopt {
-            let holder = holder.map_or_else(|| master.to_string(), |l| l.name.to_string());
-            let reason = format!(
-                "{name} is a port of {holder}, which is not ours (physical network: adopt = true takes it)"
-            );
-            return Err(conflict(link, reason));
-        }
-    }
-    let interface = reference(link);
-    let short = want.mtu.filter(|mtu| link.mtu < mtu.get());
-    let change = LinkChange {
-        mtu: short,
-        up: (!link.up).then_some(true),
-        ..LinkChange::default()
-    };
-    if change != LinkChange::default() {
-        plan.ops.push(Op::SetLink {
-            link: interface,
-            change,
-        });
-    }
-    // Another bridge of ours had the interface, and still has its addresses.
-    let holder = observed.links().find(|l| {
-        l.is_bridge()
-            && Some(l.index) != bridge.index
-            && recorded_uplink(l) == Some(name)
-            && observed.has_address(l.index)
-    });
-    let source = holder.map_or(index, |holder| holder.index);
-    // Already a port but with addresses: a move that was cut short, or somebody put them there. They belong on the bridge.
-    let joins = link.master != bridge.index || bridge.index.is_none();
-    if joins || source != index || observed.has_address(index) {
-        plan.enslave = Some(Enslave {
-            interface: index,
-            source,
-        });
-    } else if link.ipv6_disabled == Some(false) {
-        plan.ops.push(Op::DisableIpv6 {
-            link: interface,
-            disable: true,
-        });
-    }
-    Ok(())
 }
 
 /// A VLAN's parent must be up, and not smaller than its child.
@@ -459,35 +282,6 @@ fn vxlan_needs_change(have: &VxlanAttributes, want: &VxlanAttributes) -> bool {
         || (want.link.is_some() && have.link != want.link)
 }
 
-fn missing_attributes(want: &BridgeAttributes, have: &BridgeAttributes) -> BridgeAttributes {
-    fn pick<T: PartialEq>(want: Option<T>, have: Option<T>) -> Option<T> {
-        if want == have { None } else { want }
-    }
-    BridgeAttributes {
-        stp: pick(want.stp, have.stp),
-        forward_delay: pick(want.forward_delay, have.forward_delay),
-        ageing_time: pick(want.ageing_time, have.ageing_time),
-        multicast_snooping: pick(want.multicast_snooping, have.multicast_snooping),
-        vlan_filtering: pick(want.vlan_filtering, have.vlan_filtering),
-    }
-}
-
-/// The interface whose addresses a flat network's bridge carries, as its mark says.
-pub fn recorded_uplink(bridge: &Link) -> Option<LinkName> {
-    let owner = Mark::read(bridge.alias.as_deref()).owner()?;
-    LinkName::new(owner.uplink?).ok()
-}
-
-/// A flat network's interface that is still a port of the bridge although the network now has another uplink, or whose
-/// addresses the bridge still has: they go back to it before anything else.
-pub fn stale_flat_uplink(want: &SegmentWant, observed: &Observed) -> Option<(Ifindex, Ifindex)> {
-    let bridge = observed.by_name(&want.bridge.name).filter(|l| l.is_bridge())?;
-    let name = recorded_uplink(bridge).filter(|name| want.uplink.name() != Some(*name))?;
-    let uplink = observed.by_name(&name)?;
-    let held = uplink.master == Some(bridge.index) || observed.has_address(bridge.index);
-    held.then_some((bridge.index, uplink.index))
-}
-
 pub fn reference(link: &Link) -> LinkRef {
     LinkRef {
         name: link.name,
@@ -495,14 +289,14 @@ pub fn reference(link: &Link) -> LinkRef {
     }
 }
 
-fn kind_word(link: &Link) -> &str {
+pub(super) fn kind_word(link: &Link) -> &str {
     match link.kind.name() {
         "" => "physical device",
         kind => kind,
     }
 }
 
-fn conflict(link: &Link, reason: String) -> Conflict {
+pub(super) fn conflict(link: &Link, reason: String) -> Conflict {
     Conflict {
         device: link.name,
         reason,

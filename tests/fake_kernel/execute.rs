@@ -223,8 +223,11 @@ impl Kernel {
                 have.learning = attributes.learning;
                 have.link = attributes.link.or(have.link);
                 let below = have.link;
+                // `vxlan_config_apply`: never larger than the underlay lets it be.
+                let limit = below.and_then(|l| self.device(l)).map(|d| d.link.mtu - 50);
                 if let Some(device) = self.device_mut(index) {
                     device.link.parent = below;
+                    device.link.mtu = limit.map_or(device.link.mtu, |limit| device.link.mtu.min(limit));
                 }
                 self.tell_link(index);
                 Ok(())

@@ -82,23 +82,25 @@ pub fn new_vxlan(name: &str, attributes: &VxlanAttributes) -> LinkMessageBuilder
     link
 }
 
-/// Group, TTL, TOS and learning; the kernel refuses to change anything else.
+/// Underlay, group, TTL, TOS and learning; the kernel refuses to change anything else.
 pub fn set_vxlan(index: Ifindex, attributes: &VxlanAttributes) -> LinkMessage {
     // "No group" is said with the unspecified address of the device's family.
     let group = attributes.group.unwrap_or(match attributes.local {
         Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         Some(IpAddr::V4(_)) | None => Ipv4Addr::UNSPECIFIED.into(),
     });
-    LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan)
-        .index(index.get())
-        .append_info_data(match group {
-            IpAddr::V4(ip) => InfoVxlan::Group(ip),
-            IpAddr::V6(ip) => InfoVxlan::Group6(ip),
-        })
-        .ttl(attributes.ttl)
-        .tos(attributes.tos)
-        .learning(attributes.learning)
-        .build()
+    let mut link = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index.get());
+    if let Some(underlay) = attributes.link {
+        link = link.dev(underlay.get());
+    }
+    link.append_info_data(match group {
+        IpAddr::V4(ip) => InfoVxlan::Group(ip),
+        IpAddr::V6(ip) => InfoVxlan::Group6(ip),
+    })
+    .ttl(attributes.ttl)
+    .tos(attributes.tos)
+    .learning(attributes.learning)
+    .build()
 }
 
 pub fn set_link(

@@ -1,0 +1,79 @@
+//! Who needs which segment: the first tap starts it, the last one leaves it idle.
+
+use super::Engine;
+use super::note::What;
+use super::state::{PortLabel, SegmentEntry};
+use crate::model::{Ifindex, NetworkId, Time};
+use crate::plan::{CauseId, Key};
+
+impl Engine {
+    pub(super) fn forget_tap(
+        &mut self,
+        index: Ifindex,
+        network: Option<NetworkId>,
+        cause: CauseId,
+        now: Time,
+    ) {
+        let Some(tap) = self.taps.remove(&index) else {
+            return;
+        };
+        if let Some(at) = tap.retry_at {
+            self.timers.remove(&(at, Key::Port(index)));
+        }
+        if let Some(id) = &network {
+            self.release(id, index, now);
+        }
+        self.note(
+            now,
+            cause,
+            What::TapGone {
+                port: PortLabel {
+                    index,
+                    name: tap.name,
+                    network,
+                },
+            },
+        );
+    }
+
+    /// Keeps the segments' lists of users, and starts a segment with its first one.
+    pub(super) fn move_user(
+        &mut self,
+        index: Ifindex,
+        from: Option<NetworkId>,
+        to: Option<NetworkId>,
+        cause: CauseId,
+        now: Time,
+    ) {
+        if from != to
+            && let Some(id) = &from
+        {
+            self.release(id, index, now);
+        }
+        let Some(id) = to.filter(|id| self.desired.network(id).is_some()) else {
+            return;
+        };
+        let entry = self
+            .segments
+            .entry(id.clone())
+            .or_insert_with(|| SegmentEntry::new(now));
+        if entry.users.insert(index) && entry.users.len() == 1 {
+            self.rewatch(&id);
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    pub(super) fn release(&mut self, id: &NetworkId, index: Ifindex, now: Time) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        entry.users.remove(&index);
+        if entry.users.is_empty() {
+            let cause = CauseId(self.causes);
+            self.mark_segment(id, cause);
+            if self.in_sync {
+                self.schedule_prune(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Policy's answers: kept by key, asked anew when their input changed. The old one holds until the new one is there.
+
+use super::Engine;
+use super::state::Asked;
+use crate::desired::verdict::{NetworkVerdict, PortVerdict};
+use crate::model::{Ifindex, NetworkId};
+
+impl Engine {
+    pub(super) fn on_port_verdict(&mut self, index: Ifindex, ticket: u64, verdict: PortVerdict) {
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
+        if !tap.verdict.waits_for(ticket) {
+            return;
+        }
+        tap.verdict = Asked::Answered(verdict);
+        let cause = tap.cause;
+        // Policy's entries live on the network's VXLAN device.
+        if let Some(id) = tap.intent.network().cloned() {
+            let entries = tap
+                .verdict
+                .verdict()
+                .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty());
+            if entries {
+                self.mark_segment(&id, cause);
+            }
+        }
+        self.mark_tap(index, cause);
+    }
+
+    /// The question is asked anew when the tap is looked at; until then the old verdict holds.
+    pub(super) fn ask_port_again(&mut self, index: Ifindex) {
+        if !self.policy.ports {
+            return;
+        }
+        if let Some(tap) = self.taps.get_mut(&index) {
+            tap.verdict.make_stale();
+        }
+    }
+
+    pub(super) fn on_network_verdict(&mut self, id: &NetworkId, ticket: u64, verdict: NetworkVerdict) {
+        let Some(entry) = self.segments.get_mut(id) else {
+            return;
+        };
+        if entry.verdict.waits_for(ticket) {
+            entry.verdict = Asked::Answered(verdict);
+            let cause = entry.cause;
+            self.mark_segment(id, cause);
+        }
+    }
+
+    pub(super) fn ask_network_again(&mut self, id: &NetworkId) {
+        if self.policy.networks
+            && let Some(entry) = self.segments.get_mut(id)
+        {
+            entry.verdict.make_stale();
+        }
+    }
+
+    pub(super) fn ask_everything_again(&mut self) {
+        if self.policy.networks {
+            for entry in self.segments.values_mut() {
+                entry.verdict.make_stale();
+            }
+        }
+        if self.policy.ports {
+            for tap in self.taps.values_mut() {
+                tap.verdict.make_stale();
+            }
+        }
+    }
+
+    /// Policy is another one now: what it asks no more falls back to no opinion, the rest is asked again.
+    pub(super) fn forget_verdicts(&mut self) {
+        for entry in self.segments.values_mut() {
+            if self.policy.networks {
+                entry.verdict.make_stale()
+            } else {
+                entry.verdict = Asked::Never
+            }
+        }
+        for tap in self.taps.values_mut() {
+            if self.policy.ports {
+                tap.verdict.make_stale()
+            } else {
+                tap.verdict = Asked::Never
+            }
+        }
+    }
+}
