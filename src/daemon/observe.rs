@@ -6,7 +6,7 @@
 use super::reactor::Reactor;
 use crate::control::api::{Delivery, Failure, FailureKind, Sink};
 use crate::engine::Engine;
-use crate::engine::event::Done;
+use crate::engine::event::{Applied, Done};
 use crate::engine::note::{Note, What};
 use crate::engine::state::{PortLabel, PortState};
 use crate::kernel::socket_usage;
@@ -67,70 +67,65 @@ impl Observer {
             });
         }
         if !self.sinks.is_empty() {
-            self.stream(done, engine, ifindex, &name, now);
+            self.stream(done, engine, now);
         }
     }
 
-    /// One decision, as `/v1/trace` streams it. Network plans are told under their bridge's name.
-    fn stream(&mut self, done: &Done, engine: &Engine, ifindex: u32, name: &str, now: Time) {
+    /// One decision for each device of a plan, as `/v1/trace` streams it.
+    fn stream(&mut self, done: &Done, engine: &Engine, now: Time) {
         let elapsed: u64 = done.results.iter().map(|r| u64::from(r.elapsed_us)).sum();
-        let outcome = match done.results.iter().find_map(|r| r.outcome.as_ref().err()) {
-            Some(failure) => failure.message.clone(),
-            None => "ok".to_owned(),
+        let network = match &done.plan.key {
+            Key::Port(index) => engine.tap(*index).and_then(|tap| tap.intent.network()).cloned(),
+            Key::Network(id) => Some(id.clone()),
+            Key::Orphan(_) => None,
         };
-        let (ifindex, ifname, network) = match &done.plan.key {
-            Key::Port(index) => {
-                let network = engine
-                    .tap(*index)
-                    .and_then(|t| t.intent.network())
-                    .map(|n| n.as_str().into());
-                (ifindex, name.into(), network)
+        let mut decisions: Vec<Decision> = Vec::new();
+        for (step, result) in done.plan.steps.iter().zip(&done.results) {
+            let Some(name) = step.op.device() else { continue };
+            let made = match &result.outcome {
+                Ok(Applied::Created(link) | Applied::AlreadyThere(link)) => Some(link.index),
+                _ => step
+                    .op
+                    .device_index()
+                    .or_else(|| engine.observed().by_name(&name).map(|l| l.index)),
+            };
+            let name = name.to_string();
+            let at = decisions
+                .iter()
+                .position(|d| *d.ifname == *name)
+                .unwrap_or_else(|| {
+                    decisions.push(Decision {
+                        ts_us: self.clock_base_us + now.micros().saturating_sub(elapsed),
+                        cause: done.plan.cause.0,
+                        ifindex: 0,
+                        ifname: name.as_str().into(),
+                        network: network.as_ref().map(|id| id.as_str().into()),
+                        decision: "".into(),
+                        ops: Vec::new(),
+                        outcome: Some("ok".into()),
+                        elapsed_us: Some(elapsed),
+                    });
+                    decisions.len() - 1
+                });
+            let Some(decision) = decisions.get_mut(at) else {
+                continue;
+            };
+            decision.ifindex = made.map_or(decision.ifindex, crate::model::Ifindex::get);
+            decision.decision = step.op.name().into();
+            decision.ops.push(step.op.name().into());
+            if let Err(failure) = &result.outcome {
+                decision.outcome = Some(failure.message.as_str().into());
             }
-            Key::Network(id) => {
-                let bridge = engine
-                    .desired()
-                    .network(id)
-                    .and_then(|n| engine.desired().bridge_name(n));
-                let link = bridge.and_then(|name| engine.observed().by_name(&name));
-                let name = bridge.map(|n| n.to_string()).unwrap_or_default();
-                (
-                    link.map_or(0, |l| l.index.get()),
-                    name.into(),
-                    Some(id.as_str().into()),
-                )
+        }
+        for decision in decisions {
+            match serde_json::to_string(&decision) {
+                Ok(line) => {
+                    let line: Arc<str> = line.into();
+                    self.sinks
+                        .retain_mut(|sink| sink.push(Arc::clone(&line)) != Delivery::Closed);
+                }
+                Err(error) => tracing::warn!(target: "telemetry", %error, "decision cannot be told"),
             }
-            Key::Orphan(index) => {
-                let name = engine
-                    .observed()
-                    .link(*index)
-                    .map(|l| l.name.to_string())
-                    .unwrap_or_default();
-                (index.get(), name.into(), None)
-            }
-        };
-        let decision = Decision {
-            ts_us: self.clock_base_us + now.micros().saturating_sub(elapsed),
-            cause: done.plan.cause.0,
-            ifindex,
-            ifname,
-            network,
-            decision: done
-                .plan
-                .steps
-                .last()
-                .map_or("nothing", |step| step.op.name())
-                .into(),
-            ops: done.plan.steps.iter().map(|step| step.op.name().into()).collect(),
-            outcome: Some(outcome.into()),
-            elapsed_us: Some(elapsed),
-        };
-        match serde_json::to_string(&decision) {
-            Ok(line) => {
-                let line: Arc<str> = line.into();
-                self.sinks
-                    .retain_mut(|sink| sink.push(Arc::clone(&line)) != Delivery::Closed);
-            }
-            Err(error) => tracing::warn!(target: "telemetry", %error, "decision cannot be told"),
         }
     }
 

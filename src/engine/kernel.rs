@@ -197,7 +197,7 @@ impl Engine {
     }
 
     fn adopt_tap(&mut self, index: Ifindex, name: LinkName, cause: CauseId, now: Time) {
-        self.taps.insert(index, Tap::new(name, now));
+        self.taps.insert(index, Box::new(Tap::new(name, now)));
         let port = PortLabel {
             index,
             name,

@@ -75,7 +75,8 @@ enum Mirror {
 pub struct Engine {
     observed: Observed,
     desired: Desired,
-    taps: BTreeMap<Ifindex, Tap>,
+    /// Boxed: a tree's nodes are half empty when keys come in order, and a tap's state is large.
+    taps: BTreeMap<Ifindex, Box<Tap>>,
     segments: BTreeMap<NetworkId, SegmentEntry>,
     dirty_taps: VecDeque<Ifindex>,
     dirty_segments: VecDeque<NetworkId>,

@@ -122,7 +122,7 @@ impl Engine {
         let ports = entry
             .users
             .iter()
-            .filter_map(|index| self.taps.get(index)?.verdict.verdict());
+            .filter_map(|index| self.taps.get(index)?.verdict());
         let want = derive_forwarding(&self.desired, network, entry.verdict.verdict(), ports);
         match &entry.forwarding {
             Some((read, have)) if *read == device => {

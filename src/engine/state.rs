@@ -145,7 +145,7 @@ pub struct Tap {
     pub failures: u32,
     pub retry_at: Option<Time>,
     pub fight: Fight,
-    pub verdict: Asked<PortVerdict>,
+    pub verdict: Asked<Box<PortVerdict>>,
     pub dirty: bool,
     /// The event that last made it dirty.
     pub cause: CauseId,
@@ -154,6 +154,11 @@ pub struct Tap {
 }
 
 impl Tap {
+    /// What policy last said, if it was asked.
+    pub fn verdict(&self) -> Option<&PortVerdict> {
+        self.verdict.verdict().map(|verdict| &**verdict)
+    }
+
     pub fn label(&self, index: Ifindex) -> PortLabel {
         PortLabel {
             index,

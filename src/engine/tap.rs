@@ -24,7 +24,7 @@ impl Engine {
             self.forget_tap(index, previous, cause, now);
             return None;
         };
-        let intent = derive_port(&self.desired, link, tap.verdict.verdict());
+        let intent = derive_port(&self.desired, link, tap.verdict());
         if intent == PortIntent::Unmanaged && !crate::desired::port::is_managed(&self.desired, link) {
             // Renamed away: left as it is, forgotten.
             self.forget_tap(index, previous, cause, now);

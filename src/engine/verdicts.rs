@@ -13,7 +13,7 @@ impl Engine {
         if !tap.verdict.waits_for(ticket) {
             return;
         }
-        tap.verdict = Asked::Answered(verdict);
+        tap.verdict = Asked::Answered(Box::new(verdict));
         let cause = tap.cause;
         // Policy's entries live on the network's VXLAN device.
         if let Some(id) = tap.intent.network().cloned() {

@@ -60,10 +60,10 @@ impl Engine {
         &self.desired
     }
     pub fn taps(&self) -> impl Iterator<Item = (Ifindex, &Tap)> {
-        self.taps.iter().map(|(index, tap)| (*index, tap))
+        self.taps.iter().map(|(index, tap)| (*index, &**tap))
     }
     pub fn tap(&self, index: Ifindex) -> Option<&Tap> {
-        self.taps.get(&index)
+        self.taps.get(&index).map(|tap| &**tap)
     }
     pub fn segment(&self, id: &NetworkId) -> Option<&SegmentEntry> {
         self.segments.get(id)
@@ -108,10 +108,7 @@ impl Engine {
             .filter(|(index, tap)| {
                 tap.state == PortState::Attached
                     && self.observed.link(**index).is_some_and(|link| {
-                        !matches!(
-                            derive_port(desired, link, tap.verdict.verdict()),
-                            PortIntent::Attach(_)
-                        )
+                        !matches!(derive_port(desired, link, tap.verdict()), PortIntent::Attach(_))
                     })
             })
             .count()
@@ -154,7 +151,7 @@ impl Engine {
             .filter(|(id, s)| !s.users.is_empty() || self.desired.network(id).is_some_and(|n| n.prewarm))
             .map(|(id, _)| id.clone())
             .collect();
-        let verdict_of = |tap: &Tap| tap.verdict.verdict().cloned();
+        let verdict_of = |tap: &Tap| tap.verdict().cloned();
         for (index, tap) in &self.taps {
             if let Some(link) = self.observed.link(*index)
                 && let PortIntent::Attach(want) = derive_port(&self.desired, link, verdict_of(tap).as_ref())
@@ -171,7 +168,7 @@ impl Engine {
             let Some(link) = self.observed.link(*index) else {
                 continue;
             };
-            let PortIntent::Attach(want) = derive_port(&self.desired, link, tap.verdict.verdict()) else {
+            let PortIntent::Attach(want) = derive_port(&self.desired, link, tap.verdict()) else {
                 continue;
             };
             if matches!(tap.state, PortState::Conflict { .. })
@@ -269,7 +266,7 @@ impl Engine {
         let ports = entry
             .into_iter()
             .flat_map(|s| &s.users)
-            .filter_map(|index| self.taps.get(index).and_then(|tap| tap.verdict.verdict()));
+            .filter_map(|index| self.taps.get(index).and_then(|tap| tap.verdict()));
         let forwarding = derive_forwarding(&self.desired, network, verdict, ports);
         let none = crate::plan::forwarding::ForwardingHave::default();
         let have = entry

@@ -46,7 +46,8 @@ pub enum Effect {
 
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    links: BTreeMap<Ifindex, Link>,
+    /// Boxed: a tree's nodes are half empty when keys come in order.
+    links: BTreeMap<Ifindex, Box<Link>>,
     /// The newest holder last. Two in the kernel never share a name, but here one may still be leaving.
     names: BTreeMap<LinkName, Vec<Ifindex>>,
     ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
@@ -57,14 +58,14 @@ pub struct Observed {
 
 impl Observed {
     pub fn link(&self, index: Ifindex) -> Option<&Link> {
-        self.links.get(&index)
+        self.links.get(&index).map(|link| &**link)
     }
     pub fn by_name(&self, name: &LinkName) -> Option<&Link> {
         let index = self.names.get(name)?.last()?;
-        self.links.get(index)
+        self.link(*index)
     }
     pub fn links(&self) -> impl Iterator<Item = &Link> {
-        self.links.values()
+        self.links.values().map(|link| &**link)
     }
     pub fn len(&self) -> usize {
         self.links.len()
@@ -78,7 +79,7 @@ impl Observed {
             .get(&master)
             .into_iter()
             .flatten()
-            .filter_map(|index| self.links.get(index))
+            .filter_map(|index| self.link(*index))
     }
     pub fn port_count(&self, master: Ifindex) -> usize {
         self.ports.get(&master).map_or(0, BTreeSet::len)
@@ -86,7 +87,7 @@ impl Observed {
     /// The link with the lowest index that carries this address.
     pub fn link_with_address(&self, address: IpAddr) -> Option<&Link> {
         let index = self.addresses.get(&address)?.first()?;
-        self.links.get(index)
+        self.link(*index)
     }
     /// Addresses on a link that are not link-local.
     pub fn has_address(&self, index: Ifindex) -> bool {
@@ -184,12 +185,12 @@ impl Observed {
                 if let Some(master) = link.master {
                     self.ports.entry(master).or_default().insert(index);
                 }
-                self.links.insert(index, link);
+                self.links.insert(index, Box::new(link));
                 Effect::Appeared(index)
             }
-            Some(known) if *known == link => Effect::Same,
+            Some(known) if **known == link => Effect::Same,
             Some(known) => {
-                let before = std::mem::replace(known, link);
+                let before = std::mem::replace(&mut **known, link);
                 let (name, master) = (known.name, known.master);
                 self.reindex(&before, name, master);
                 Effect::Changed(Box::new(before))
@@ -201,7 +202,7 @@ impl Observed {
         let Some(link) = self.links.get(&index) else {
             return Effect::Same;
         };
-        let mut link = link.clone();
+        let mut link = (**link).clone();
         change(&mut link);
         self.upsert(link)
     }
@@ -226,7 +227,7 @@ impl Observed {
             on.remove(&index);
             !on.is_empty()
         });
-        Effect::Gone(Box::new(link))
+        Effect::Gone(link)
     }
 
     fn set_address(&mut self, index: Ifindex, address: IpAddr, present: bool) -> Effect {

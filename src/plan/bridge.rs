@@ -19,12 +19,15 @@ pub(super) fn plan_bridge(
             name: want.name,
             index: None,
         };
-        // 1500 even when nobody asked: an MTU never set follows the smallest port for ever.
+        // 1500 even when nobody asked: an MTU never set follows the smallest port for ever. And only a change counts as
+        // set (`br_change_mtu`): neither the MTU told at creation does, nor the same one told again (6.18). So the
+        // bridge is born with a neighbouring one.
         let mtu = want.mtu.or(Mtu::new(1500).ok());
+        let birth = mtu.map(neighbouring);
         ops.push(Op::CreateBridge {
             name: want.name,
             mac: want.mac,
-            mtu,
+            mtu: birth,
             attributes: want.attributes,
         });
         if !want.carries_addresses {
@@ -34,6 +37,7 @@ pub(super) fn plan_bridge(
             });
         }
         let change = LinkChange {
+            mtu,
             alias: Some(segment.made.clone()),
             up: Some(true),
             ..LinkChange::default()
@@ -125,4 +129,10 @@ fn missing_attributes(want: &BridgeAttributes, have: &BridgeAttributes) -> Bridg
         multicast_snooping: pick(want.multicast_snooping, have.multicast_snooping),
         vlan_filtering: pick(want.vlan_filtering, have.vlan_filtering),
     }
+}
+
+/// Another MTU, one byte off; upwards where it can be, so that the bridge never falls below IPv6's minimum and back.
+fn neighbouring(mtu: Mtu) -> Mtu {
+    let (up, down) = (i64::from(mtu.get()) + 1, i64::from(mtu.get()) - 1);
+    Mtu::new(up).or_else(|_| Mtu::new(down)).unwrap_or(mtu)
 }

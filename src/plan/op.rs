@@ -114,6 +114,36 @@ pub enum Op {
 }
 
 impl Op {
+    /// The device it works on; a route has none of its own.
+    pub fn device(&self) -> Option<LinkName> {
+        match self {
+            Op::CreateBridge { name, .. } | Op::CreateVlan { name, .. } | Op::CreateVxlan { name, .. } => {
+                Some(*name)
+            }
+            _ => self.target().map(|link| link.name),
+        }
+    }
+    /// Its index, where the plan knew it.
+    pub fn device_index(&self) -> Option<Ifindex> {
+        self.target().and_then(|link| link.index)
+    }
+    fn target(&self) -> Option<&LinkRef> {
+        match self {
+            Op::SetLink { link, .. }
+            | Op::SetBridge { link, .. }
+            | Op::SetVxlan { link, .. }
+            | Op::SetPort { link, .. }
+            | Op::DisableIpv6 { link, .. }
+            | Op::DeleteLink { link }
+            | Op::Fdb { link, .. }
+            | Op::Neighbour { link, .. }
+            | Op::Address { link, .. } => Some(link),
+            Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } | Op::Route { .. } => {
+                None
+            }
+        }
+    }
+
     /// Stable word for metrics, `plan --json` and spans.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -15,8 +15,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of the ring unless configured: some 8,000 records, or 600 taps' whole lives, within the daemon's 10 MiB.
-pub const DEFAULT_CAPACITY: usize = 512 << 10;
+/// Bytes of the ring: some 4,000 records, or 300 taps' whole lives, within the daemon's 10 MiB.
+pub const DEFAULT_CAPACITY: usize = 256 << 10;
 const MIN_CAPACITY: usize = 4 << 10;
 
 /// Which kind of step; the number is the record's tag in memory only.

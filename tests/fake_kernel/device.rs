@@ -86,7 +86,8 @@ impl Kernel {
             index,
             Device {
                 mac_pinned: birth.mac.is_some(),
-                mtu_pinned: birth.mtu.is_some(),
+                // Only a later change pins it (6.18).
+                mtu_pinned: false,
                 max_mtu: 65535,
                 fdb: Vec::new(),
                 port_fdb: Vec::new(),
@@ -329,10 +330,11 @@ impl Kernel {
         }
         let master = device.link.master;
         if let Some(device) = self.devices.get_mut(&index) {
-            device.mtu_pinned = true;
+            // The same one again never reaches the driver, so it does not pin (`dev_set_mtu`).
             if device.link.mtu == mtu {
                 return Ok(());
             }
+            device.mtu_pinned = true;
             device.link.mtu = mtu;
         }
         self.tell_link(index);

@@ -139,21 +139,28 @@ impl Joiner {
                     elapsed_us: decision.elapsed_us,
                 });
                 pending.shown = true;
-            } else if pending.shown
+            } else if event.ts_us >= decision.ts_us
                 && event.ts_us <= decision.end_us()
-                && !decision.ops.is_empty()
                 && event.cause.portid.is_none()
+                && let Some(op) = operation(event, &decision.ops)
             {
                 event.cause.own = true;
-                event.cause.op = operation(event, &decision.ops).map(Into::into);
+                event.cause.op = Some(op.into());
             }
         }
     }
 }
 
-/// Which of the operations can have made this difference; none when only one of several could have and it is not clear.
+/// Which of the operations made this difference; none when no one of them could have: then it was somebody else.
 fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
-    let done = |name: &str| ops.iter().find(|op| &***op == name).map(|op| &**op);
+    let any = |names: &[&str]| ops.iter().find(|op| names.contains(&&***op)).map(|op| &**op);
+    match event.word {
+        Word::New => return any(&["create_bridge", "create_vlan", "create_vxlan"]),
+        Word::Gone => return any(&["delete_link"]),
+        Word::Enslaved => return any(&["attach"]),
+        Word::Released => return any(&["detach", "attach"]),
+        _ => {}
+    }
     let up = event
         .diff
         .iter()
@@ -162,17 +169,13 @@ fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
             Value::Flags(flags) => Some(flags.contains(&"up")),
             _ => None,
         });
-    let fits = match (event.word, up) {
-        (Word::Enslaved, _) => done("attach"),
-        (Word::Released, _) => done("detach"),
-        (_, Some(true)) => done("up"),
-        (_, Some(false)) => done("down"),
-        _ => None,
-    };
-    fits.or(match ops {
-        [only] => Some(only),
-        _ => None,
-    })
+    match up {
+        Some(true) => any(&["up", "attach"]),
+        Some(false) => any(&["down"]),
+        // A set_link carries MTU, alias and address; they ride on an attach or an up where there is one.
+        None if event.object == Object::Port => any(&["set_port", "attach", "up"]),
+        None => any(&["set_link", "attach", "up", "set_bridge", "set_vxlan"]),
+    }
 }
 
 #[cfg(test)]
