@@ -106,7 +106,8 @@ impl Engine {
                 .observed
                 .link(uplink)
                 .is_some_and(|l| l.master == Some(index));
-            if enslaved || self.observed.has_address(index) {
+            // Not before reading showed that nothing is left on it: a route without an address, say, is not in the mirror.
+            if enslaved || !self.is_left_behind(index) {
                 return begin_give_back(self, index, uplink);
             }
         }
@@ -259,7 +260,9 @@ pub(super) fn on_carried(
             };
             let mut steps = Vec::new();
             // We silenced it when it became a port.
-            if uplink_link.ipv6_disabled == Some(true) {
+            let carries = carries_anything(&on_bridge, from.mac);
+            let is_port = uplink_link.master == Some(bridge);
+            if uplink_link.ipv6_disabled == Some(true) && (carries || is_port) {
                 steps.push(Step {
                     op: Op::DisableIpv6 {
                         link: uplink,
@@ -272,13 +275,13 @@ pub(super) fn on_carried(
                 });
             }
             steps.extend(movement.restore.iter().cloned());
-            if uplink_link.master == Some(bridge) {
+            if is_port {
                 steps.push(Step {
                     op: set(Master::Clear),
                     undo: Some(set(Master::Set(reference(bridge_link)))),
                 });
             }
-            if !carries_anything(&on_bridge, from.mac) {
+            if !carries {
                 engine.leave_behind(bridge);
             }
             movement.undo = undo_of(&steps);
@@ -296,7 +299,9 @@ pub(super) fn on_carried(
                     addresses: movement.expected.addresses.len(),
                     routes: movement.expected.routes.len(),
                 };
-                engine.note(now, cause, what);
+                if !movement.restore.is_empty() {
+                    engine.note(now, cause, what);
+                }
                 let steps = movement.remove.into_iter().map(Step::from).collect();
                 engine.give_back = Some(GiveBack {
                     stage: Moving::Finishing,

@@ -31,6 +31,10 @@ impl Engine {
                         | crate::observed::Effect::Addresses(_) => {
                             self.on_effect(effect, cause, now);
                         }
+                        // Giving back works on what may be another network's by now.
+                        crate::observed::Effect::Changed(_) if matches!(done.plan.key, Key::Orphan(_)) => {
+                            self.on_effect(effect, cause, now);
+                        }
                         _ => self.remember(&done.plan.key, &step.op),
                     }
                 }

@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Nothing changed since reading showed nothing to move.
-    fn is_left_behind(&self, device: Ifindex) -> bool {
+    pub(super) fn is_left_behind(&self, device: Ifindex) -> bool {
         self.left_behind
             .get(&device)
             .is_some_and(|left| left.iter().copied().eq(self.observed.addresses_of(device)))

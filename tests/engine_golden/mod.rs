@@ -102,7 +102,7 @@ fn say(note: &Note) -> Option<String> {
         }
     };
     Some(match &note.what {
-        What::TapAppeared { .. } | What::TapChanged { .. } | What::Mapped { .. } => return None,
+        What::TapAppeared { .. } => return None,
         What::TapGone { port } => format!("{} is gone", port.name),
         What::Port {
             port, state, remark, ..

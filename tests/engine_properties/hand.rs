@@ -187,6 +187,7 @@ impl World {
         for route in [
             record::route("default", Some("198.51.100.1"), eth2, 50),
             record::route("203.0.113.0/24", Some("198.51.100.2"), eth2, 0),
+            record::route("default", Some("2001:db8::1"), eth2, 1024),
         ] {
             kernel.route(ListAction::Add, &route).expect("a route");
         }

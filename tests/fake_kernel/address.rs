@@ -98,6 +98,10 @@ impl Kernel {
             (ListAction::Replace, Some(_)) => Ok(()),
             (_, Some(_)) => refuse(libc::EEXIST, ""),
             (_, None) => {
+                // An IPv6 route of the same destination, metric and table gives its place (`fib6_add_rt2node`).
+                if action == ListAction::Replace && asked.family == record::AF_INET6 {
+                    self.routes.retain(|have| !record::same_place(have, asked));
+                }
                 self.routes.push(asked.clone());
                 Ok(())
             }

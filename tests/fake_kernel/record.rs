@@ -119,3 +119,18 @@ pub fn gateway(route: &RouteRecord) -> Option<IpAddr> {
         Err(_) => <[u8; 16]>::try_from(raw).ok().map(IpAddr::from),
     }
 }
+
+/// Destination, metric and table: what one IPv6 route has for itself.
+pub fn same_place(a: &RouteRecord, b: &RouteRecord) -> bool {
+    let key = |r: &RouteRecord| {
+        let part = |kind| get(r, kind).map(<[u8]>::to_vec);
+        (
+            r.family,
+            r.dst_len,
+            part(RTA_DST),
+            part(RTA_PRIORITY),
+            part(RTA_TABLE),
+        )
+    };
+    key(a) == key(b)
+}
