@@ -24,7 +24,7 @@ enum Owner {
 const OPERATIONS: [(&str, &str, Owner); 19] = [
     ("vxlan", "ip link add brqblue", Owner::Network),
     ("vxlan", "sysctl net.ipv6.conf.brqblue", Owner::Network),
-    ("vxlan", "ip link set brqblue alias", Owner::Network),
+    ("vxlan", "ip link set brqblue mtu", Owner::Network),
     ("vxlan", "ip link add vxlan-100", Owner::Network),
     ("vxlan", "sysctl net.ipv6.conf.vxlan-100", Owner::Network),
     ("vxlan", "ip link set vxlan-100 alias", Owner::Network),
