@@ -48,6 +48,18 @@ impl Host {
         host
     }
 
+    /// Gives a link another name. Kernels before 6.2 rename only what is down; there it is set down for a moment.
+    #[track_caller]
+    pub fn rename(&self, link: &str, name: &str) {
+        let arguments = ["link", "set", link, "name", name];
+        let output = self.command("ip").args(arguments).output().expect("run ip");
+        if !output.status.success() {
+            self.ip(&format!("link set {link} down"));
+            self.ip(&format!("link set {link} name {name}"));
+            self.ip(&format!("link set {name} up"));
+        }
+    }
+
     /// Moves a link to another host.
     #[track_caller]
     pub fn send(&self, link: &str, to: &Host) {

@@ -20,7 +20,7 @@
 //!
 //! - `world`: `in_namespace`; a missing kernel feature sends the test into a virtual machine that has it, else skips
 //! - `feature`: `require!`, what a test needs of this machine
-//! - `host`: a network namespace as a host: `ip`, `bridge`, taps, a second host on one underlay
+//! - `host`: a network namespace as a host: `ip`, `bridge`, taps and crowds of them, a second host on one underlay
 //! - `daemon`: the daemon under test: configuration, signals, status, log; an unexpected ERROR line fails the test
 //! - `observer`: link events as the kernel sends them, counted
 //! - `wait`: `wait_until`

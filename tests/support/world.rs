@@ -26,6 +26,11 @@ pub fn slowness() -> u32 {
     if in_vm() { 5 } else { 1 }
 }
 
+/// How many of a crowd are enough here: a virtual machine gets a tenth.
+pub fn crowd(count: usize) -> usize {
+    if in_vm() { count / 10 } else { count }
+}
+
 fn in_vm() -> bool {
     std::env::var_os(VM).is_some()
 }

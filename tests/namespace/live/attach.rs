@@ -201,7 +201,7 @@ fn a_hundred_alternative_names_do_not_hide_a_tap() {
                 .collect();
             host.ip(&format!("link property add dev foreign{names}"));
         }
-        host.ip("link set foreign name tap0-7");
+        host.rename("foreign", "tap0-7");
         daemon.wait_port("tap0-7", "attached");
         assert_eq!(daemon.counter("decode_errors"), 0);
     });
@@ -284,15 +284,15 @@ fn a_rename_moves_a_tap_in_and_out_of_what_the_mapping_says() {
         let daemon = host.daemon(TWO_NETWORKS);
         let _tap = host.tap("foo");
         host.ip("link set foo up");
-        host.ip("link set foo name tap0-7");
+        host.rename("foo", "tap0-7");
         daemon.wait_port("tap0-7", "attached");
         let observer = host.observer();
-        host.ip("link set tap0-7 name tap1-7");
+        host.rename("tap0-7", "tap1-7");
         daemon.wait_port("tap1-7", "attached");
         host.wait_attached("tap1-7", "brqred");
         assert_eq!(observer.count(Change::Released), 1, "moved once");
         assert_eq!(daemon.json(&["port", "list"]).as_array().unwrap().len(), 1);
-        host.ip("link set tap1-7 name foo");
+        host.rename("tap1-7", "foo");
         wait_until(
             "a name that nobody maps is not listed",
             Duration::from_secs(5),

@@ -192,7 +192,10 @@ fn a_renamed_bridge_is_replaced_and_its_ports_come_along() {
         require!(Feature::Tap);
         let host = Host::here();
         let (daemon, _taps) = two_ports(&host, TWO_NETWORKS);
-        host.ip("link set brqblue name mine");
+        // Before 6.2 only what is down is renamed, and the daemon would set it up at once.
+        daemon.signal(libc::SIGSTOP);
+        host.rename("brqblue", "mine");
+        daemon.signal(libc::SIGCONT);
         host.wait_attached("tap0-1", "brqblue");
         daemon.wait_port("tap0-1", "attached");
         assert!(host.link("mine").is_some(), "nothing is deleted in a hurry");

@@ -327,7 +327,7 @@ fn an_interface_that_is_not_there_is_waited_for_and_one_that_goes_comes_back() {
         assert_eq!(daemon.network("flat")["state"], "pending");
         // udev's way: another name first.
         host.join("eth9", &neighbour, "eth0");
-        host.ip("link set eth9 name nic0");
+        host.rename("eth9", "nic0");
         daemon.wait_port("tap0-1", "attached");
         assert_eq!(host.master("nic0").as_deref(), Some("brqflat"));
         host.ip("link delete nic0");

@@ -6,7 +6,7 @@ use crate::support::feature::{Feature, require};
 use crate::support::host::Host;
 use crate::support::observer::Change;
 use crate::support::wait::wait_until;
-use crate::support::world::in_namespace;
+use crate::support::world::{crowd, in_namespace};
 use std::time::Duration;
 
 #[test]
@@ -124,12 +124,13 @@ fn a_start_under_churn_ends_with_what_is_there() {
     in_namespace(|| {
         require!(Feature::Tap);
         let host = Host::here();
-        (0..200).for_each(|n| host.lasting_tap(&format!("tap1-{n}")));
+        let standing = crowd(200);
+        (0..standing).for_each(|n| host.lasting_tap(&format!("tap1-{n}")));
         let stop = std::sync::atomic::AtomicBool::new(false);
         let (daemon, kept) = std::thread::scope(|scope| {
             let churn = scope.spawn(|| {
                 let mut kept = 0;
-                for round in 0.. {
+                for round in 0..400 {
                     if stop.load(std::sync::atomic::Ordering::Relaxed) {
                         break;
                     }
@@ -146,7 +147,7 @@ fn a_start_under_churn_ends_with_what_is_there() {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             (daemon, churn.join().unwrap())
         });
-        let there = kept + 200;
+        let there = kept + standing;
         wait_until(
             "what is there is attached and listed",
             Duration::from_secs(20),
@@ -156,7 +157,7 @@ fn a_start_under_churn_ends_with_what_is_there() {
             },
         );
         assert_eq!(host.attached("brqblue"), kept);
-        assert_eq!(host.attached("brqred"), 200);
+        assert_eq!(host.attached("brqred"), standing);
         daemon.assert_nothing_planned();
     });
 }

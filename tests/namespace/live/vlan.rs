@@ -90,10 +90,7 @@ fn vlan_devices_are_made_named_kept_and_removed_as_the_contract_says() {
         assert!(host.is_attached("nic0.100", "brqblue"));
         for link in ["nic0.100", "brqblue", "tap0-1"] {
             assert_eq!(detail(&host, link, "mtu"), 1400, "{link}");
-            assert_eq!(
-                host.sysctl(&format!("ipv6/conf/{}/disable_ipv6", link.replace('.', "."))),
-                "1"
-            );
+            assert_eq!(host.sysctl(&format!("ipv6/conf/{link}/disable_ipv6")), "1");
         }
         assert_eq!(
             detail(&host, "brqblue", "address"),
