@@ -7,6 +7,7 @@ mod answer;
 mod change;
 mod convert;
 mod explain;
+mod footprint;
 mod lock;
 pub mod namespace;
 mod notify;
@@ -62,6 +63,8 @@ pub fn run(start: &Start) -> Result<(), Error> {
     if let Some(socket) = &start.socket {
         config.daemon.socket.clone_from(socket);
     }
+    // The command line and the configuration are read: a good part of the code was needed for that alone.
+    footprint::release_code();
     privileges::check()?;
     let _lock = lock::Lock::take()
         .map_err(Error::Lock)?
