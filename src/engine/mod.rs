@@ -7,7 +7,7 @@
 //!
 //! Who drives it must, between two actions, read the monitor socket until it is empty and then send
 //! [`Event::Drained`]: an operation's own echo is then in the mirror before its key is looked at again. A key that
-//! was operated on waits for that ([`Engine::epoch`]).
+//! was operated on waits for that (`epoch`).
 //!
 //! Blast radius: a failed plan fails its key; others go on. A crash needs no recovery: the first pass finds what is.
 //!

@@ -4,7 +4,7 @@
 //! `tapwire trace` reads, with or without a daemon, and needs no privilege (a forced receive buffer if it has one).
 //! One socket for all groups, because only one queue keeps the kernel's order across them.
 //!
-//! Invariants: subscribe first, dump second, on different sockets ([`dump`]); a message that cannot be decoded is
+//! Invariants: subscribe first, dump second, on different sockets ([`dump()`]); a message that cannot be decoded is
 //! returned as such and never ends the stream; an overrun is a return value, not an error. The socket is non-blocking:
 //! whoever owns it waits for readability (`AsFd`) and then calls [`Watch::receive`] until it says `Empty`.
 

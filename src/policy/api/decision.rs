@@ -227,7 +227,7 @@ verdict_record! {
 pub struct Decided<V> {
     #[serde(flatten)]
     pub verdict: V,
-    /// Field path ("mtu", "port.learning", "fdb[fa:16:3e:00:00:05]") -> "plugin file:line".
+    /// Field path ("mtu", "port.learning", `fdb[fa:16:3e:00:00:05]`) -> "plugin file:line".
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub by: BTreeMap<String, String>,
 }

@@ -33,7 +33,7 @@ impl Origins {
         }
     }
 
-    /// "mtu plugins/mtu.lua:14" for a field path such as "port.learning" or "fdb[fa:16:3e:00:00:05]".
+    /// "mtu plugins/mtu.lua:14" for a field path such as "port.learning" or `fdb[fa:16:3e:00:00:05]`.
     pub fn of(&self, hook: Hook, path: &str) -> String {
         format!("{} {}:{}", self.plugin, self.shown, self.line(hook, path))
     }

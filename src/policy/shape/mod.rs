@@ -50,7 +50,7 @@ pub trait Shaped {
     }
 }
 
-/// A problem in a value that Lua returned, with the path to it ("fdb[2].mac").
+/// A problem in a value that Lua returned, with the path to it (`fdb[2].mac`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misshapen {
     pub path: String,
