@@ -213,7 +213,7 @@ fn tell_datagram(datagram: &[u8], received: Instant, tell: &mut dyn FnMut(RxEven
     }
 }
 
-/// SO_RCVBUFFORCE ignores `net.core.rmem_max` and needs CAP_NET_ADMIN in the socket's user namespace; without it
+/// SO_RCVBUFFORCE ignores `net.core.rmem_max` and needs CAP_NET_ADMIN in the first user namespace (6.18); without it
 /// SO_RCVBUF gives up to the limit. Returns what is granted.
 fn grow_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<usize> {
     let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
