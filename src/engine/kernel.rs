@@ -118,11 +118,15 @@ impl Engine {
         }
         self.idle.remove(&link.index);
         self.left_behind.remove(&link.index);
+        self.end_waits_for(&link.name);
         self.mark_watchers(&link.name, cause);
         if blocks_others(link) {
             self.mark_conflicts(cause);
         }
         self.port_left(link.master, cause);
+        if !link.is_bridge() {
+            return;
+        }
         // Ports of a bridge that is gone were told in the mirror; their taps are looked at again.
         let orphaned: Vec<Ifindex> = self
             .taps

@@ -2,7 +2,7 @@
 
 use super::event::{Done, Failure, FailureClass};
 use super::note::What;
-use super::state::{PortLabel, PortState};
+use super::state::{PortLabel, PortState, SegmentState};
 use super::{Engine, acknowledge, backoff, orphan, relocation};
 use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
 use crate::plan::op::{LinkChange, ListAction, Master, Op};
@@ -230,7 +230,21 @@ impl Engine {
             self.mark_segment(id, cause);
             return;
         }
-        if failures <= 1 {
+        let seed = id
+            .as_str()
+            .bytes()
+            .fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
+        let pause = backoff::after_failures(failures.max(1), seed);
+        if failure.class == FailureClass::Gone && failures == 1 {
+            // The kernel unlists a device an RCU grace period (30 ms for a bridge) before it tells so: `on_gone` ends the
+            // wait. Nothing has failed yet that an operator should hear of.
+            entry.failures = 2;
+            entry.awaits_gone = true;
+            self.retry_segment(id, Some(now.plus(pause)));
+            self.set_segment_state(id, SegmentState::Configuring, now);
+            return;
+        }
+        if failures <= 2 {
             let what = What::Failed {
                 op: op.clone(),
                 error: failure.message.clone(),
@@ -239,11 +253,6 @@ impl Engine {
             };
             self.note(now, cause, what);
         }
-        let seed = id
-            .as_str()
-            .bytes()
-            .fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
-        let pause = backoff::after_failures(failures.max(1), seed);
         let retry = (failure.class != FailureClass::Unsupported).then_some(pause);
         self.fail_segment(id, format!("{op}: {}", failure.message), retry, now);
     }

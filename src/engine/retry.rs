@@ -79,9 +79,25 @@ impl Engine {
     pub(super) fn clear_segment_retry(&mut self, id: &NetworkId) {
         if let Some(entry) = self.segments.get_mut(id) {
             entry.failures = 0;
+            entry.awaits_gone = false;
             if let Some(at) = entry.retry_at.take() {
                 self.timers.remove(&(at, Key::Network(id.clone())));
             }
+        }
+    }
+
+    /// The device is gone, and told so: what was refused because of it is asked for anew.
+    pub(super) fn end_waits_for(&mut self, name: &LinkName) {
+        let waiting: Vec<NetworkId> = self
+            .watched
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter(|id| self.segments.get(*id).is_some_and(|s| s.awaits_gone))
+            .cloned()
+            .collect();
+        for id in waiting {
+            self.clear_segment_retry(&id);
         }
     }
 

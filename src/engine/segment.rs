@@ -169,6 +169,7 @@ impl Engine {
         entry.uplink = uplink;
         entry.mtu = want.mtu;
         entry.failures = 0;
+        entry.awaits_gone = false;
         entry.forwarding_fresh = false;
         entry.settled = Some(want.clone());
         self.set_segment_state(id, SegmentState::Ready, now);

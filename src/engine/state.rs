@@ -272,6 +272,8 @@ pub struct SegmentEntry {
     pub fight: Fight,
     pub failures: u32,
     pub retry_at: Option<Time>,
+    /// Waits because a device is gone whose end was not told yet.
+    pub awaits_gone: bool,
     pub verdict: Asked<NetworkVerdict>,
     /// Names of links this segment leans on, as registered in the engine's watch list.
     pub watched: Vec<LinkName>,
@@ -297,6 +299,7 @@ impl SegmentEntry {
             fight: Fight::default(),
             failures: 0,
             retry_at: None,
+            awaits_gone: false,
             verdict: Asked::Never,
             watched: Vec::new(),
             dirty: false,

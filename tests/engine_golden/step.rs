@@ -37,7 +37,12 @@ pub enum Step {
         /// A bridge: the program hears of the first port before the bridge is gone.
         #[serde(default)]
         slowly: bool,
+        /// It is gone, but the message that says so comes with `told`.
+        #[serde(default)]
+        untold: bool,
     },
+    /// The last message about the device that was deleted `untold`.
+    Told,
     Address {
         dev: String,
         add: Option<String>,
@@ -214,14 +219,17 @@ impl Step {
             Step::Restart => host.restart(),
             Step::Link(new) => new.make(&mut host.kernel).expect("the device"),
             Step::Set(change) => change.make(&mut host.kernel).expect("the change"),
-            Step::Delete { name, slowly } => {
+            Step::Delete { name, slowly, untold } => {
                 let index = index(&host.kernel, &name);
                 if slowly {
                     host.kernel.delete_slowly(index);
+                } else if untold {
+                    host.kernel.delete_untold(index).expect("the deletion");
                 } else {
                     host.kernel.delete(index).expect("the deletion");
                 }
             }
+            Step::Told => host.kernel.tell_deletion(),
             Step::Address { dev, add, del, flags } => {
                 let index = index(&host.kernel, &dev);
                 for (action, text) in [(ListAction::Add, add), (ListAction::Delete, del)] {

@@ -213,6 +213,21 @@ impl Kernel {
         self.dying = Some(bridge);
     }
 
+    /// The kernel unlists a device, tells that it is down, waits for an RCU grace period, and only then tells that it is
+    /// gone: in between every request is answered with ENODEV. `tell_deletion` is the end of that.
+    pub fn delete_untold(&mut self, index: Ifindex) -> Answer {
+        if let Some(device) = self.devices.get_mut(&index) {
+            device.link.up = false;
+        }
+        self.delete(index)?;
+        self.untold = self.links.pop_back();
+        Ok(())
+    }
+
+    pub fn tell_deletion(&mut self) {
+        self.links.extend(self.untold.take());
+    }
+
     pub(super) fn finish_deletion(&mut self) -> Answer {
         match self.dying.take() {
             Some(bridge) => self.delete(bridge),

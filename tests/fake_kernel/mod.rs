@@ -67,6 +67,8 @@ pub struct Kernel {
     pub vlans: bool,
     /// A bridge whose deletion has begun: it is over when the next request gets its turn.
     dying: Option<Ifindex>,
+    /// The last word about a device that is gone already, not told yet.
+    untold: Option<Change>,
 }
 
 impl Default for Kernel {
@@ -80,6 +82,7 @@ impl Default for Kernel {
             ports_per_bridge: 1023,
             vlans: true,
             dying: None,
+            untold: None,
         }
     }
 }
