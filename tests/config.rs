@@ -14,6 +14,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tapwire::config::{self, Config, Report};
+use tapwire::model::gateway::{Dhcp, Forward, Snat, SnatTo};
 use tapwire::model::{LinkName, Network, PhysicalName, Segment, TapSelector, Vni, VxlanSettings};
 
 /// Relative, so that no machine's path gets into a report; tests run in the package's directory.
@@ -173,6 +174,54 @@ fn every_key_ends_up_in_its_place() {
     );
     assert!(matches!(&pattern.value.tap, TapSelector::Pattern(p) if p.as_str() == "vnet*"));
     assert_eq!(first.origin, "tests/config/valid/everything.toml:104");
+}
+
+#[test]
+fn a_gateway_half_ends_up_in_its_network() {
+    let config = valid("gateway.toml");
+    let blue = network(&config, "blue").gateway.as_deref().unwrap();
+    assert_eq!(blue.addresses.len(), 2);
+    assert_eq!(
+        blue.snat,
+        Some(Snat {
+            interface: Some(LinkName::new("eth0").unwrap()),
+            v4: Some(SnatTo::Address("203.0.113.5".parse().unwrap())),
+            v6: Some(SnatTo::Masquerade),
+        })
+    );
+    assert_eq!(blue.forward, Forward::Only(vec![LinkName::new("eth0").unwrap()]));
+    assert_eq!(blue.metadata, Some("192.0.2.1:8775".parse().unwrap()));
+    assert!(blue.share_dhcp_address && blue.has_external_router());
+    let dhcp = blue.dhcp.as_ref().unwrap();
+    assert_eq!((dhcp.ranges.len(), dhcp.routes.len()), (2, 1));
+    assert_eq!(dhcp.lease_time, Some(Duration::from_secs(3600)));
+    assert_eq!(dhcp.dns_servers.as_deref(), Some(&[][..]));
+    assert_eq!(blue.ra.unwrap().lifetime, Duration::from_secs(30));
+    // Told inside the network, told at the top with its name, and found by the address.
+    let floating: Vec<String> = blue.floating_ips.iter().map(|f| f.address.to_string()).collect();
+    assert_eq!(floating, ["203.0.113.6", "203.0.113.7", "2001:db8::7"]);
+    assert!(
+        blue.floating_ips
+            .iter()
+            .all(|f| f.interface.to_string() == "eth0")
+    );
+    assert_eq!(blue.port_forwards.len(), 1);
+    assert_eq!(blue.port_forwards[0].fixed_port, 1194);
+
+    let plain = network(&config, "plain").gateway.as_deref().unwrap();
+    assert_eq!(plain.snat.as_ref().map(|s| s.v4), Some(Some(SnatTo::Masquerade)));
+    assert_eq!(
+        (&plain.forward, plain.dhcp.clone()),
+        (&Forward::All, Some(Dhcp::default()))
+    );
+    assert!(network(&config, "nothing").gateway.is_none());
+
+    let [web, router, open] = &config.ports[..] else {
+        panic!("{:?}", config.ports);
+    };
+    assert_eq!(web.value.hostname.as_ref().map(|h| h.as_str()), Some("web-1"));
+    assert!(web.value.is_guarded() && router.value.is_guarded() && !open.value.is_guarded());
+    assert_eq!(router.value.allowed_address_pairs.len(), 2);
 }
 
 #[test]
@@ -357,7 +406,13 @@ fn the_shipped_files_show_every_key_there_is() {
         "[physical_networks.physnet1]\n",
         "[[network]]\n",
         "[[network]]\n[[network.peer]]\n",
+        "[[network]]\n[network.gateway]\n",
+        "[[network]]\n[network.dhcp]\n",
+        "[[network]]\n[network.ra]\n",
         "[[port]]\n",
+        "[[port]]\n[[port.allowed_address_pairs]]\n",
+        "[[floating_ip]]\n",
+        "[[port_forward]]\n",
     ];
     for table in tables {
         let report = refused(config::load_str(
@@ -384,6 +439,7 @@ fn the_shipped_files_show_every_key_there_is() {
                 format!("[{key}]"),
                 format!("[[{key}]]"),
                 format!(".{key}]]"),
+                format!(".{key}]"),
             ];
             assert!(
                 shown.iter().any(|form| text.contains(form)),

@@ -7,6 +7,7 @@ use super::port;
 use crate::control::api::{NetworkDetail, NetworkRow, NetworkSpec};
 use crate::control::client::escape;
 use std::io;
+use std::path::{Path, PathBuf};
 
 /// List, show, add and delete networks
 #[derive(Debug, clap::Args)]
@@ -61,11 +62,16 @@ struct Add {
     /// Bridge name [default: brq + first 11 characters of the id]
     #[arg(long)]
     bridge: Option<String>,
+    /// JSON file (- for standard input) with any of the keys gateway, dhcp, ra, metadata, share_dhcp_address,
+    /// floating_ip and port_forward, as in [[network]] of the configuration
+    #[arg(long, value_name = "FILE")]
+    services: Option<PathBuf>,
 }
 
 impl Add {
     /// Checked here as the daemon will check it, so that a typing error needs no daemon to be found.
     fn into_spec(self) -> Result<NetworkSpec, Failure> {
+        let services = self.services.as_deref().map(read_services).transpose()?;
         let spec = NetworkSpec {
             id: self.id,
             network_type: self.network_type,
@@ -74,6 +80,7 @@ impl Add {
             mtu: self.mtu,
             name: self.name,
             bridge: self.bridge,
+            ..services.unwrap_or_default()
         };
         match spec.check() {
             Ok(_) => Ok(spec),
@@ -83,6 +90,25 @@ impl Add {
             }
         }
     }
+}
+
+/// Only the keys of the gateway half: the rest is told by options.
+fn read_services(path: &Path) -> Result<NetworkSpec, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| wrong(&error))?;
+    let mut keys: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).map_err(|error| wrong(&error))?;
+    for told in ["id", "network_type"] {
+        if keys.insert(told.to_owned(), "".into()).is_some() {
+            return Err(wrong(&format_args!("`{told}` is told by the command line")));
+        }
+    }
+    serde_json::from_value(keys.into()).map_err(|error| wrong(&error))
 }
 
 pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {

@@ -38,6 +38,18 @@ enum Command {
         port: String,
         /// Network id or name
         network: String,
+        /// The machine's MAC address: with it (or --address) the port may send from these only
+        #[arg(long)]
+        mac: Option<String>,
+        /// An address of the machine; may be given several times
+        #[arg(long = "address", value_name = "IP")]
+        addresses: Vec<String>,
+        /// The machine's name in the network's DNS
+        #[arg(long)]
+        hostname: Option<String>,
+        /// Whether the port may send from its own addresses only [default: true with --mac or --address]
+        #[arg(long, value_name = "BOOL")]
+        port_security: Option<bool>,
     },
     /// Take back a binding: the tap is detached
     Unbind {
@@ -67,9 +79,24 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             let detail: PortDetail = context.block_on(async { Ok(client.get(&path).await?) })?;
             context.print(&detail, show)
         }
-        Command::Bind { port, network } => {
+        Command::Bind {
+            port,
+            network,
+            mac,
+            addresses,
+            hostname,
+            port_security,
+        } => {
             let path = format!("/v1/ports/{}/binding", escape(&port));
-            let request = BindRequest { port, network };
+            let request = BindRequest {
+                port,
+                network,
+                mac: mac.map(Into::into),
+                addresses: (!addresses.is_empty()).then(|| addresses.into()),
+                hostname: hostname.map(Into::into),
+                port_security: port_security.map(Into::into),
+                allowed_address_pairs: None,
+            };
             let binding: Binding = context.block_on(async { Ok(client.put(&path, &request).await?) })?;
             context.print(&binding, |out, b| {
                 out.line(&plain(&format!("{} bound to network {}", b.tap, b.network)))

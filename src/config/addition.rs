@@ -2,7 +2,8 @@
 //! without places to point at.
 
 use super::Config;
-use crate::model::{InvalidValue, LinkName, Network, PhysicalName, Segment, owned};
+use crate::model::gateway::PortForward;
+use crate::model::{Cidr, Gateway, InvalidValue, LinkName, Network, PhysicalName, Segment, owned};
 
 /// Why a network can't be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,10 @@ pub enum Unfit {
     SameSegment { segment: String, other: String },
     #[error("device {name} belongs to {owner}")]
     DeviceTaken { name: LinkName, owner: String },
+    #[error("its range {range} belongs to network {other}")]
+    SameRange { range: Cidr, other: String },
+    #[error("{what} leads to a machine of network {other}")]
+    AddressTaken { what: String, other: String },
     #[error(transparent)]
     Name(#[from] InvalidValue),
 }
@@ -55,6 +60,7 @@ pub fn fits<'a>(
                 id: new.id.to_string(),
             });
         }
+        gateways(other, new)?;
         // One that was told before a reload took away what it needs has no devices to collide with.
         let Ok(theirs) = Devices::of(config, other) else {
             continue;
@@ -151,6 +157,43 @@ impl Devices {
             Some(Carrier::Vni(vni)) => format!("VNI {vni}"),
         }
     }
+}
+
+/// One namespace routes a range to one bridge, and an address or port of the outside leads to one machine.
+fn gateways(other: &Network, new: &Network) -> Result<(), Unfit> {
+    let (Some(theirs), Some(mine)) = (other.gateway.as_deref(), new.gateway.as_deref()) else {
+        return Ok(());
+    };
+    let name = || other.label().to_owned();
+    let shared = |a: &&Cidr| theirs.addresses.iter().any(|b| a.overlaps(b));
+    if let Some(range) = mine.addresses.iter().find(shared) {
+        return Err(Unfit::SameRange {
+            range: range.network(),
+            other: name(),
+        });
+    }
+    let floats = |gateway: &Gateway, address| gateway.floating_ips.iter().any(|f| f.address == address);
+    let forwards = |gateway: &Gateway, address| gateway.port_forwards.iter().any(|f| f.address == address);
+    let taken = |what: String| Err(Unfit::AddressTaken { what, other: name() });
+    for floating in &mine.floating_ips {
+        if floats(theirs, floating.address) || forwards(theirs, floating.address) {
+            return taken(floating.address.to_string());
+        }
+    }
+    for forward in &mine.port_forwards {
+        let same = |f: &PortForward| {
+            (f.protocol, f.address, f.port) == (forward.protocol, forward.address, forward.port)
+        };
+        if floats(theirs, forward.address) || theirs.port_forwards.iter().any(same) {
+            return taken(format!(
+                "{} port {} of {}",
+                forward.protocol.name(),
+                forward.port,
+                forward.address
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn underlay(config: &Config, network: &Network) -> Result<(), Unfit> {
@@ -284,6 +327,39 @@ mod tests {
             refusal(named("vxlan-7")),
             "device vxlan-7 belongs to network tunnel"
         );
+    }
+
+    #[test]
+    fn a_gateway_that_another_network_has_is_refused() {
+        let config = config();
+        let gateway = |id: &str, keys: serde_json::Value| {
+            let mut network = network(id, Segment::Local);
+            let serde_json::Value::Object(keys) = keys else {
+                panic!("{keys}");
+            };
+            network.gateway =
+                super::super::gateway_from_json(&keys, &network).unwrap_or_else(|r| panic!("{r}"));
+            network
+        };
+        let floating = |address: &str, fixed: &str| serde_json::json!([{ "address": address, "fixed_address": fixed, "interface": "eth0" }]);
+        let told = [gateway(
+            "told",
+            serde_json::json!({ "gateway": { "addresses": ["10.0.0.1/16"] }, "floating_ip": floating("203.0.113.7", "10.0.0.5") }),
+        )];
+        let refusal = |new: Network| fits(&config, &told, &new).unwrap_err().to_string();
+        let inside = gateway(
+            "n",
+            serde_json::json!({ "gateway": { "addresses": ["10.0.7.1/24"] } }),
+        );
+        assert_eq!(refusal(inside), "its range 10.0.7.0/24 belongs to network told");
+        let own = serde_json::json!({ "addresses": ["10.1.0.1/24"] });
+        let same = serde_json::json!({ "gateway": own, "floating_ip": floating("203.0.113.7", "10.1.0.5") });
+        assert_eq!(
+            refusal(gateway("n", same)),
+            "203.0.113.7 leads to a machine of network told"
+        );
+        let other = serde_json::json!({ "gateway": own, "floating_ip": floating("203.0.113.8", "10.1.0.5") });
+        assert_eq!(fits(&config, &told, &gateway("n", other)), Ok(()));
     }
 
     #[test]

@@ -5,16 +5,22 @@
 //! load either gives a whole `Config` or a `Report`, never something between, and keeps nothing.
 //!
 //! The way of a load: `include` finds and reads the files, `reader` takes their tables apart, `network`, `port` and
-//! `settings` (with `vxlan`, `physical`, `policy`) read one table each into drafts that remember their places,
-//! `check` (with `devices`) compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
+//! `settings` (with `vxlan`, `physical`, `policy`) read one table each into drafts that remember their places (a
+//! network's `gateway`, `dhcp`, `floating` addresses in files of their own),
+//! `check` (with `devices` and `floating`) compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
 //!
 //! Files are merged, never overridden: a key, network, port or physical network in two places is a mistake that
 //! names both. Included files may hold any table; only `include` itself belongs to the main file.
+//!
+//! `told` reads the same keys out of JSON, for what comes over the control socket and out of the store.
 
 mod addition;
 mod check;
 mod devices;
+mod dhcp;
 mod diff;
+mod floating;
+mod gateway;
 mod include;
 mod network;
 mod physical;
@@ -25,12 +31,14 @@ mod reader;
 mod report;
 mod settings;
 mod suggest;
+mod told;
 mod units;
 mod vxlan;
 
 pub use addition::{Unfit, fits};
 pub use diff::{Changes, Difference, difference};
 pub use report::{Diagnostic, Related, Report};
+pub use told::{gateway_from_json, gateway_to_json, port_facts_from_json};
 
 use crate::model::{Network, PhysicalName, PhysicalNetwork, PortMapping, TapMatch, VxlanSettings};
 use network::NetworkDraft;
@@ -157,6 +165,13 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
         sources.path(main),
         &mut findings,
     );
+    floating::settle(
+        &mut drafts.networks,
+        std::mem::take(&mut drafts.floating_ips),
+        std::mem::take(&mut drafts.port_forwards),
+        complete,
+        &mut findings,
+    );
     check::networks(&drafts.networks, &physical, &vxlan, complete, &mut findings);
     let port_networks = check::ports(&drafts.ports, &drafts.networks, complete, &mut findings);
 
@@ -279,6 +294,8 @@ struct Sections<'i> {
 struct Drafts {
     networks: Vec<NetworkDraft>,
     ports: Vec<PortDraft>,
+    floating_ips: Vec<floating::FloatingDraft>,
+    port_forwards: Vec<floating::ForwardDraft>,
 }
 
 /// Takes one file apart.
@@ -315,6 +332,14 @@ fn collect<'i>(
     drafts
         .ports
         .extend(ports.into_iter().map(|t| port::read(t, findings)));
+    let floating = root.tables("floating_ip", "[[floating_ip]]", findings);
+    drafts
+        .floating_ips
+        .extend(floating::floating_ips(floating, None, findings));
+    let forwards = root.tables("port_forward", "[[port_forward]]", findings);
+    drafts
+        .port_forwards
+        .extend(floating::port_forwards(forwards, None, findings));
     root.finish(findings);
 }
 

@@ -1,6 +1,7 @@
 //! One `[[network]]` table: what can be judged without looking at any other.
 
 use super::Sourced;
+use super::gateway::{self, GatewayDraft};
 use super::place::{At, Place, Sources};
 use super::reader::{Refusal, Table};
 use super::report::Findings;
@@ -26,9 +27,27 @@ pub(super) struct NetworkDraft {
     pub bridge: Option<At<LinkName>>,
     /// Sorted, without duplicates; `finish` moves them into the network.
     pub peers: Vec<At<Peer>>,
+    /// `finish` moves it into the network.
+    pub gateway: Option<GatewayDraft>,
 }
 
 impl NetworkDraft {
+    /// A network that is right, and a gateway half that may not be.
+    pub fn of(network: Network, place: Place, gateway: Option<GatewayDraft>) -> Self {
+        Self {
+            place,
+            id: Some(At {
+                value: network.id.clone(),
+                place,
+            }),
+            network: Some(network),
+            segmentation_id: None,
+            physical_network: None,
+            bridge: None,
+            peers: Vec::new(),
+            gateway,
+        }
+    }
     pub fn label(&self) -> &str {
         match (&self.network, &self.id) {
             (Some(network), _) => network.label(),
@@ -95,6 +114,8 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> NetworkDraft {
     let prewarm = t.boolean("prewarm", findings);
     let snooping = t.boolean("mcast_snooping", findings);
     let peers = peers(&mut t, kind.map(|k| k.value), findings);
+    let local = kind.is_some_and(|k| k.value == Kind::Local);
+    let gateway = gateway::read(&mut t, id.as_ref().map(|id| &id.value), local, findings);
     t.finish(findings);
 
     let network = match (&id, segment.segment) {
@@ -119,6 +140,7 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> NetworkDraft {
         physical_network: segment.physical_network,
         bridge,
         peers,
+        gateway,
     }
 }
 
@@ -141,6 +163,7 @@ impl NetworkDraft {
             .map(|p| p.value)
             .filter(|p| Some(p.vtep) != local_ip)
             .collect();
+        network.gateway = self.gateway.map(|draft| draft.gateway);
         Some(Sourced {
             value: network,
             origin: sources.origin(self.place),

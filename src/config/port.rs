@@ -1,11 +1,14 @@
 //! One `[[port]]` table: what can be judged without looking at any other.
 
 use super::Sourced;
+use super::gateway::range;
 use super::place::{At, Place, Sources};
 use super::reader::{Refusal, Table};
 use super::report::Findings;
 use super::units;
-use crate::model::{LinkName, Mac, NamePattern, NetworkId, PortId, PortMapping, TapSelector, owned};
+use crate::model::{
+    AddressPair, Hostname, LinkName, Mac, NamePattern, NetworkId, PortId, PortMapping, TapSelector, owned,
+};
 use std::net::IpAddr;
 
 /// A port as read. Its network is a word until all networks are known.
@@ -17,11 +20,20 @@ pub(super) struct PortDraft {
     /// `tap` is not written: the name is derived from `id`.
     pub derived: bool,
     pub network: Option<At<Box<str>>>,
-    pub mac: Option<Mac>,
-    pub addresses: Vec<IpAddr>,
+    pub facts: PortFacts,
     pub admin_state_up: bool,
     /// The header.
     pub place: Place,
+}
+
+/// What is told of the machine behind the tap.
+#[derive(Debug, Default)]
+pub(super) struct PortFacts {
+    pub mac: Option<At<Mac>>,
+    pub addresses: Vec<At<IpAddr>>,
+    pub hostname: Option<At<Hostname>>,
+    pub port_security: Option<bool>,
+    pub pairs: Vec<AddressPair>,
 }
 
 pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
@@ -65,15 +77,7 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
         );
         None
     };
-    let mac = t.parsed("mac", "\"fa:16:3e:00:00:05\"", findings, units::unicast_mac);
-    let addresses =
-        t.strings("addresses", "[\"10.0.0.5\"]", findings)
-            .map_or(Vec::new(), |list| {
-                let each = list.value.iter().filter_map(|text| {
-                    text.parse("addresses", "[\"10.0.0.5\"]", findings, units::unicast_ip)
-                });
-                each.map(|address| address.value).collect()
-            });
+    let facts = facts(&mut t, findings);
     let up = t.boolean("admin_state_up", findings);
     t.finish(findings);
     PortDraft {
@@ -84,8 +88,7 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
             value: n.value.into(),
             place: n.place,
         }),
-        mac: mac.map(|m| m.value),
-        addresses,
+        facts,
         admin_state_up: up.is_none_or(|up| up.value),
         place,
     }
@@ -95,16 +98,93 @@ impl PortDraft {
     /// The mapping; only called when nothing was found wrong.
     pub fn finish(self, network: NetworkId, sources: &Sources) -> Option<Sourced<PortMapping>> {
         Some(Sourced {
-            value: PortMapping {
+            value: self.facts.finish(PortMapping {
                 id: self.id.map(|id| id.value),
-                tap: self.tap?.value,
-                network,
-                mac: self.mac,
-                addresses: self.addresses,
                 admin_state_up: self.admin_state_up,
-            },
+                ..PortMapping::new(self.tap?.value, network)
+            }),
             origin: sources.origin(self.place),
         })
+    }
+}
+
+/// The keys that say who the machine is.
+pub(super) fn facts(t: &mut Table<'_>, findings: &mut Findings) -> PortFacts {
+    let mac = t.parsed("mac", "\"fa:16:3e:00:00:05\"", findings, units::unicast_mac);
+    let addresses =
+        t.strings("addresses", "[\"10.0.0.5\"]", findings)
+            .map_or(Vec::new(), |list| {
+                let each = list.value.iter().filter_map(|text| {
+                    text.parse("addresses", "[\"10.0.0.5\"]", findings, units::unicast_ip)
+                });
+                each.collect()
+            });
+    let hostname = t.parsed("hostname", "\"web-1\"", findings, |text| Ok(Hostname::new(text)?));
+    let port_security = t.boolean("port_security", findings);
+    let place = t.place;
+    let has_pairs = t.has("allowed_address_pairs");
+    let tables = t.tables(
+        "allowed_address_pairs",
+        "[[port.allowed_address_pairs]]",
+        findings,
+    );
+    let pairs: Vec<AddressPair> = tables.into_iter().filter_map(|t| pair(t, findings)).collect();
+    let facts = PortFacts {
+        mac,
+        addresses,
+        hostname,
+        port_security: port_security.map(|s| s.value),
+        pairs,
+    };
+    let known = mac.is_some() || !facts.addresses.is_empty();
+    if let Some(on) = port_security.filter(|s| s.value && !known) {
+        findings
+            .error(
+                on.place,
+                "`port_security` without `mac` or `addresses`: there is nothing to hold the port to",
+            )
+            .hint("add the machine's mac and addresses, or leave it out");
+    }
+    if has_pairs && port_security.is_none_or(|s| s.value) && !known {
+        findings
+            .error(
+                place,
+                "`allowed_address_pairs` of a port without `mac` or `addresses`",
+            )
+            .hint("they add to what a guarded port may use: add its mac or addresses");
+    }
+    facts
+}
+
+fn pair(mut t: Table<'_>, findings: &mut Findings) -> Option<AddressPair> {
+    let ip = if t.has("ip") {
+        t.parsed("ip", "\"10.0.0.9\"", findings, range)
+    } else {
+        t.missing("ip", "an address or a range, as in ip = \"10.0.0.9\"", findings);
+        None
+    };
+    let had_mac = t.has("mac");
+    let mac = t.parsed("mac", "\"00:00:5e:00:01:07\"", findings, units::unicast_mac);
+    t.finish(findings);
+    if had_mac && mac.is_none() {
+        return None;
+    }
+    Some(AddressPair {
+        ip: ip?.value,
+        mac: mac.map(|m| m.value),
+    })
+}
+
+impl PortFacts {
+    pub fn finish(self, mapping: PortMapping) -> PortMapping {
+        PortMapping {
+            mac: self.mac.map(|m| m.value),
+            addresses: self.addresses.into_iter().map(|a| a.value).collect(),
+            hostname: self.hostname.map(|h| h.value),
+            port_security: self.port_security,
+            allowed_address_pairs: self.pairs.into(),
+            ..mapping
+        }
     }
 }
 

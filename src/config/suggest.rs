@@ -42,7 +42,7 @@ pub(super) fn foreign_key(key: &str) -> Option<&'static str> {
             "leave it out: nothing is polled, the kernel's events are followed"
         }
         "firewall_driver" | "enable_security_group" | "enable_ipset" => {
-            "leave it out: tapwire does no filtering of its own"
+            "leave it out: tapwire has no security groups; what a port may send from is `port_security` of its [[port]]"
         }
         "vni" | "vid" | "vlan" | "vlan_id" | "tag" | "provider:segmentation_id" => {
             "it is called `segmentation_id` here"
@@ -51,9 +51,25 @@ pub(super) fn foreign_key(key: &str) -> Option<&'static str> {
         "physnet" | "provider:physical_network" => "it is called `physical_network` here",
         "network_id" => "it is called `network` here (and `id` in a [[network]])",
         "mac_address" => "it is called `mac` here",
-        "fixed_ips" | "ip_addresses" | "allowed_address_pairs" => {
-            "it is called `addresses` here: addresses = [\"10.0.0.5\"]"
-        }
+        "ip_address" => "it is called `ip` here",
+        "port_security_enabled" => "it is called `port_security` here",
+        "dns_nameservers" | "dns_server" => "it is called `dns_servers` here, in [network.dhcp]",
+        "gateway_ip" => "write [network.gateway] with addresses = [\"10.0.0.1/24\"]",
+        "host_routes" => "it is called `routes` here, in [network.dhcp]",
+        "allocation_pools" => "it is called `range` here, in [network.dhcp]",
+        "dhcp_domain" | "dns_domain" => "it is called `domain` here, in [network.dhcp]",
+        "dhcp_lease_time" | "dhcp_lease_duration" => "it is called `lease_time` here, in [network.dhcp]",
+        "dmz_cidr" => "it is called `dmz` here, in [network.gateway]",
+        "forward_bridge_interface" => "it is called `forward` here, in [network.gateway]",
+        "routing_source_ip" => "write snat = { address = \"203.0.113.5\" } in [network.gateway]",
+        "metadata_host" | "metadata_port" => "write metadata = { host = \"192.0.2.1\", port = 8775 }",
+        "floating_ip_address" => "it is called `address` here",
+        "fixed_ip" | "fixed_ip_address" | "internal_ip_address" => "it is called `fixed_address` here",
+        "external_port" => "it is called `port` here",
+        "internal_port" => "it is called `fixed_port` here",
+        "floating_ips" => "it is called [[floating_ip]], one table for each",
+        "port_forwards" | "port_forwarding" => "it is called [[port_forward]], one table for each",
+        "fixed_ips" | "ip_addresses" => "it is called `addresses` here: addresses = [\"10.0.0.5\"]",
         "device" | "ifname" => "it is called `tap` here",
         "networks" => "it is called [[network]], one table for each",
         "ports" => "it is called [[port]], one table for each",

@@ -1,6 +1,7 @@
 //! What clients write, as nouns of the model: the same checks for the command line (before it asks) and the daemon.
 
 use super::api::NetworkSpec;
+use crate::config::{self, Report};
 use crate::model::{
     InvalidValue, LinkName, Mtu, Network, NetworkId, PhysicalName, PortId, Segment, Vid, Vni, owned,
 };
@@ -25,6 +26,8 @@ pub enum SpecError {
         key: &'static str,
         network_type: &'static str,
     },
+    #[error("{0}")]
+    Services(Report),
 }
 
 impl NetworkSpec {
@@ -44,6 +47,10 @@ impl NetworkSpec {
                 network.name = self.name.as_deref().map(Into::into);
                 network.mtu = mtu;
                 network.bridge = bridge;
+                match config::gateway_from_json(&self.services(), &network) {
+                    Ok(gateway) => network.gateway = gateway,
+                    Err(report) => return Err(vec![SpecError::Services(report)]),
+                }
                 Ok(network)
             }
             _ => Err(errors),

@@ -87,14 +87,12 @@ impl Reactor {
             )
             .hint("change it there; files are read again when they are saved"));
         }
-        Ok(PortMapping {
+        let mapping = PortMapping {
             id: target.port,
-            tap,
-            network,
-            mac: None,
-            addresses: Vec::new(),
-            admin_state_up: true,
-        })
+            ..PortMapping::new(tap, network)
+        };
+        config::port_facts_from_json(&request.facts(), mapping)
+            .map_err(|report| Failure::new(FailureKind::Invalid, report.to_string()))
     }
 
     pub(super) fn unbind(&mut self, port: String, reply: Reply<Binding>) {

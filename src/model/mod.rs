@@ -4,7 +4,10 @@
 //! edge (configuration, control messages, netlink, Lua tables) converts into them and reports what does not fit.
 //! Nothing here knows a socket, a file, a clock or a random source.
 
+pub mod cidr;
+pub mod dns;
 pub mod fdb;
+pub mod gateway;
 pub mod ids;
 pub mod link;
 pub mod mac;
@@ -15,11 +18,14 @@ pub mod port;
 pub mod record;
 pub mod time;
 
+pub use cidr::Cidr;
+pub use dns::{Domain, Hostname};
 pub use fdb::{FdbEntry, FdbRow, NeighbourEntry};
+pub use gateway::Gateway;
 pub use ids::{Ifindex, InvalidValue, Mtu, NetworkId, PhysicalName, PortId, Vid, Vni};
 pub use link::{BridgeAttributes, Link, LinkKind, PortFlags, VlanAttributes, VxlanAttributes};
 pub use mac::Mac;
 pub use name::{LinkName, NamePattern};
 pub use network::{MulticastRange, Network, Peer, PhysicalNetwork, Segment, VxlanGroup, VxlanSettings};
-pub use port::{PortMapping, TapMatch, TapSelector};
+pub use port::{AddressPair, PortMapping, TapMatch, TapSelector};
 pub use time::Time;

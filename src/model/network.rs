@@ -1,5 +1,6 @@
 //! What the user names: networks, their segments, the physical networks and the VXLAN underlay.
 
+use super::gateway::Gateway;
 use super::ids::{InvalidValue, Mtu, NetworkId, PhysicalName, Vid, Vni};
 use super::link::BridgeAttributes;
 use super::mac::Mac;
@@ -60,6 +61,8 @@ pub struct Network {
     pub peers: Vec<Peer>,
     /// Bridge options asked for by configuration or policy; unset ones get our defaults.
     pub bridge_options: BridgeAttributes,
+    /// Addresses, translation, DHCP ... of this host for the network; most networks ask for nothing.
+    pub gateway: Option<Box<Gateway>>,
 }
 
 impl Network {
@@ -73,6 +76,7 @@ impl Network {
             prewarm: false,
             peers: Vec::new(),
             bridge_options: BridgeAttributes::default(),
+            gateway: None,
         }
     }
     /// Name for people, else the id.

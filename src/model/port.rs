@@ -1,5 +1,7 @@
 //! Which tap belongs to which network.
 
+use super::cidr::Cidr;
+use super::dns::Hostname;
 use super::ids::{NetworkId, PortId};
 use super::mac::Mac;
 use super::name::{LinkName, NamePattern};
@@ -18,10 +20,49 @@ pub struct PortMapping {
     pub id: Option<PortId>,
     pub tap: TapSelector,
     pub network: NetworkId,
-    /// Facts offered to plugins; `mac` and `addresses` do not change the tap.
+    /// The machine's own, offered to plugins; they do not change the tap. A network with DHCP makes them a reservation,
+    /// the spoof guard what the port may send.
     pub mac: Option<Mac>,
     pub addresses: Vec<IpAddr>,
+    /// The machine's name in the network's DNS.
+    pub hostname: Option<Hostname>,
     pub admin_state_up: bool,
+    /// As told; `is_guarded` is the answer.
+    pub port_security: Option<bool>,
+    /// What a guarded port may use besides `mac` and `addresses`.
+    pub allowed_address_pairs: Box<[AddressPair]>,
+}
+
+impl PortMapping {
+    /// A mapping that only says which network the tap belongs to.
+    pub fn new(tap: TapSelector, network: NetworkId) -> Self {
+        Self {
+            id: None,
+            tap,
+            network,
+            mac: None,
+            addresses: Vec::new(),
+            hostname: None,
+            admin_state_up: true,
+            port_security: None,
+            allowed_address_pairs: Box::default(),
+        }
+    }
+
+    /// Whether the spoof guard holds: on by default as soon as the mapping says who the machine is.
+    pub fn is_guarded(&self) -> bool {
+        self.port_security
+            .unwrap_or_else(|| self.mac.is_some() || !self.addresses.is_empty())
+    }
+}
+
+/// Another address that a guarded port may send from (Neutron's `allowed_address_pairs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressPair {
+    /// One address or a range.
+    pub ip: Cidr,
+    /// Absent: the port's own.
+    pub mac: Option<Mac>,
 }
 
 /// `[taps]`: which links are ours to look at.

@@ -63,4 +63,6 @@ pub enum RecordError {
     NoTap,
     #[error("{text:?} is not an ip address")]
     Address { text: String },
+    #[error("its gateway half does not hold")]
+    Services(#[from] crate::config::Report),
 }

@@ -3,11 +3,13 @@
 //! change of meaning raises `store::SCHEMA`.
 
 use super::RecordError;
+use crate::config;
 use crate::model::{
-    BridgeAttributes, LinkName, Mac, Mtu, NamePattern, Network, NetworkId, Peer, PhysicalName, PortId,
-    PortMapping, Segment, TapSelector, Vid, Vni,
+    AddressPair, BridgeAttributes, Hostname, LinkName, Mac, Mtu, NamePattern, Network, NetworkId, Peer,
+    PhysicalName, PortId, PortMapping, Segment, TapSelector, Vid, Vni,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::net::IpAddr;
 
 /// A network told over the control socket; the keys are those of `[[network]]`.
@@ -31,6 +33,9 @@ pub struct NetworkRecord {
     pub mcast_snooping: Option<bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerRecord>,
+    /// The keys of the gateway half (`gateway`, `dhcp`, `floating_ip` ...), as `config::gateway_from_json` reads them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub services: Map<String, Value>,
 }
 
 /// A `[[network.peer]]`.
@@ -56,8 +61,22 @@ pub struct BindingRecord {
     pub mac: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security: Option<bool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_address_pairs: Vec<PairRecord>,
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub admin_state_up: bool,
+}
+
+/// One element of `allowed_address_pairs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairRecord {
+    pub ip: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 fn yes() -> bool {
@@ -93,6 +112,11 @@ impl From<&Network> for NetworkRecord {
             prewarm: network.prewarm,
             mcast_snooping: network.bridge_options.multicast_snooping,
             peers: network.peers.iter().map(PeerRecord::from).collect(),
+            services: network
+                .gateway
+                .as_deref()
+                .map(config::gateway_to_json)
+                .unwrap_or_default(),
         }
     }
 }
@@ -118,6 +142,16 @@ impl From<&PortMapping> for BindingRecord {
             port: mapping.id.as_ref().map(ToString::to_string),
             mac: mapping.mac.map(|mac| mac.to_string()),
             addresses: mapping.addresses.iter().map(ToString::to_string).collect(),
+            hostname: mapping.hostname.as_ref().map(ToString::to_string),
+            port_security: mapping.port_security,
+            allowed_address_pairs: mapping
+                .allowed_address_pairs
+                .iter()
+                .map(|pair| PairRecord {
+                    ip: pair.ip.to_string(),
+                    mac: pair.mac.map(|mac| mac.to_string()),
+                })
+                .collect(),
             admin_state_up: mapping.admin_state_up,
         }
     }
@@ -134,7 +168,7 @@ impl TryFrom<&NetworkRecord> for Network {
             .collect::<Result<Vec<_>, _>>()?;
         peers.sort();
         peers.dedup();
-        Ok(Network {
+        let mut network = Network {
             name: record.name.as_deref().map(Into::into),
             mtu: record.mtu.map(|mtu| Mtu::new(i64::from(mtu))).transpose()?,
             bridge: record.bridge.as_deref().map(LinkName::new).transpose()?,
@@ -145,7 +179,9 @@ impl TryFrom<&NetworkRecord> for Network {
                 ..BridgeAttributes::default()
             },
             ..Network::new(NetworkId::new(&record.id)?, segment(record)?)
-        })
+        };
+        network.gateway = config::gateway_from_json(&record.services, &network)?;
+        Ok(network)
     }
 }
 
@@ -209,7 +245,25 @@ impl TryFrom<&BindingRecord> for PortMapping {
                 .iter()
                 .map(|text| address(text))
                 .collect::<Result<_, _>>()?,
+            hostname: record.hostname.as_deref().map(Hostname::new).transpose()?,
             admin_state_up: record.admin_state_up,
+            port_security: record.port_security,
+            allowed_address_pairs: record
+                .allowed_address_pairs
+                .iter()
+                .map(AddressPair::try_from)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<&PairRecord> for AddressPair {
+    type Error = RecordError;
+
+    fn try_from(record: &PairRecord) -> Result<Self, RecordError> {
+        Ok(AddressPair {
+            ip: record.ip.parse()?,
+            mac: record.mac.as_deref().map(str::parse::<Mac>).transpose()?,
         })
     }
 }
@@ -228,7 +282,8 @@ mod tests {
     fn a_network_survives_the_way_through_its_record() {
         let json = r#"{"id":"blue","network_type":"vxlan","name":"Blue","segmentation_id":100,"mtu":1450,
             "bridge":"br100","prewarm":true,"mcast_snooping":false,
-            "peers":[{"vtep":"192.0.2.12","mac":"fa:16:3e:00:00:07","ip":"10.0.0.7"}],"from_the_future":1}"#;
+            "peers":[{"vtep":"192.0.2.12","mac":"fa:16:3e:00:00:07","ip":"10.0.0.7"}],
+            "services":{"gateway":{"addresses":["10.0.0.1/24"]},"dhcp":{"lease_time":"3600s"}},"from_the_future":1}"#;
         let record: NetworkRecord = serde_json::from_str(json).unwrap();
         let network = Network::try_from(&record).unwrap();
         assert_eq!(NetworkRecord::from(&network), record);
@@ -248,6 +303,7 @@ mod tests {
                 prewarm: false,
                 mcast_snooping: None,
                 peers: vec![],
+                services: Map::new(),
             };
             assert_eq!(NetworkRecord::from(&Network::try_from(&record).unwrap()), record);
         }
@@ -288,7 +344,10 @@ mod tests {
             TapSelector::Exact(LinkName::new("tap0f3a9c6e-1b").unwrap())
         );
         assert!(!mapping.admin_state_up);
-        let by_tap = read(r#"{"network":"blue","tap":"vnet3"}"#);
+        let by_tap = read(
+            r#"{"network":"blue","tap":"vnet3","mac":"fa:16:3e:00:00:05","hostname":"web-1","port_security":false,
+            "allowed_address_pairs":[{"ip":"10.0.0.0/24","mac":"fa:16:3e:00:00:06"}]}"#,
+        );
         assert_eq!(by_tap.key().unwrap(), "tap:vnet3");
         assert_eq!(
             BindingRecord::from(&PortMapping::try_from(&by_tap).unwrap()),

@@ -258,12 +258,11 @@ impl Step {
                 network,
                 admin_state_up,
             } => host.tell(Event::SetMapping(Box::new(PortMapping {
-                id: None,
-                tap: TapSelector::Exact(name(&tap)),
-                network: NetworkId::new(&network).expect("a network id"),
-                mac: None,
-                addresses: Vec::new(),
                 admin_state_up,
+                ..PortMapping::new(
+                    TapSelector::Exact(name(&tap)),
+                    NetworkId::new(&network).expect("a network id"),
+                )
             }))),
             Step::Unbind { tap } => host.tell(Event::RemoveMapping(TapSelector::Exact(name(&tap)))),
             Step::Config { file } => {

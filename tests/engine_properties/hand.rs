@@ -247,14 +247,10 @@ impl World {
         match act {
             Act::Bind { tap, net } => {
                 if let Some(tap) = self.tap(*tap).and_then(|t| self.host.kernel.device(t)) {
-                    let mapping = PortMapping {
-                        id: None,
-                        tap: TapSelector::Exact(tap.link.name),
-                        network: NetworkId::new(NETWORKS[*net].0).expect("an id"),
-                        mac: None,
-                        addresses: Vec::new(),
-                        admin_state_up: true,
-                    };
+                    let mapping = PortMapping::new(
+                        TapSelector::Exact(tap.link.name),
+                        NetworkId::new(NETWORKS[*net].0).expect("an id"),
+                    );
                     self.host.tell(Event::SetMapping(Box::new(mapping)));
                 }
             }

@@ -203,6 +203,7 @@ impl Acts<'_, '_> {
         let request = BindRequest {
             port: STRAY.into(),
             network,
+            ..BindRequest::default()
         };
         let path = format!("/v1/ports/{STRAY}/binding");
         let _: Binding = self.ask(self.client.put(&path, &request).await)?;

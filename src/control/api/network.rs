@@ -2,6 +2,7 @@
 
 use super::port::PortRow;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// One row of `network list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ pub struct PeerRow {
     pub ip: Option<String>,
 }
 
-/// `POST /v1/networks`: the keys of `[[network]]`, without peers.
+/// `POST /v1/networks`: the keys of `[[network]]`, without peers; floating addresses and port forwards inside.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
@@ -55,4 +56,38 @@ pub struct NetworkSpec {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// `[network.gateway]`, and so on: read by the same code as files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ra: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_dhcp_address: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floating_ip: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_forward: Option<Value>,
+}
+
+impl NetworkSpec {
+    /// The keys of the gateway half that are there.
+    pub fn services(&self) -> Map<String, Value> {
+        let keys = [
+            ("gateway", &self.gateway),
+            ("dhcp", &self.dhcp),
+            ("ra", &self.ra),
+            ("metadata", &self.metadata),
+            ("share_dhcp_address", &self.share_dhcp_address),
+            ("floating_ip", &self.floating_ip),
+            ("port_forward", &self.port_forward),
+        ];
+        let present = keys
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?)));
+        present.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }

@@ -1,6 +1,7 @@
 //! Ports and bindings.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A port's state as one word; `reason` beside it says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,13 +92,41 @@ pub struct Verdict {
 }
 
 /// `PUT /v1/ports/{port}/binding`; `port` comes from the path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BindRequest {
     /// Tap name or port id; a port id stands for the tap `tap` + its first 11 characters.
     #[serde(default)]
     pub port: String,
     pub network: String,
+    /// Who the machine behind the tap is: the keys of `[[port]]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_address_pairs: Option<Value>,
+}
+
+impl BindRequest {
+    /// The keys about the machine that are there.
+    pub fn facts(&self) -> Map<String, Value> {
+        let keys = [
+            ("mac", &self.mac),
+            ("addresses", &self.addresses),
+            ("hostname", &self.hostname),
+            ("port_security", &self.port_security),
+            ("allowed_address_pairs", &self.allowed_address_pairs),
+        ];
+        let present = keys
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?)));
+        present.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }
 
 /// A binding told over the control socket.

@@ -10,6 +10,9 @@ fn binding(tap: &str, network: &str) -> BindingRecord {
         port: None,
         mac: None,
         addresses: vec![],
+        hostname: None,
+        port_security: None,
+        allowed_address_pairs: vec![],
         admin_state_up: true,
     }
 }
