@@ -63,8 +63,8 @@ pub fn run(start: &Start) -> Result<(), Error> {
     if let Some(socket) = &start.socket {
         config.daemon.socket.clone_from(socket);
     }
-    // The command line and the configuration are read: a good part of the code was needed for that alone.
-    footprint::release_code();
+    // The command line and the configuration are read: a good part of the program was needed for that alone.
+    footprint::release_files();
     privileges::check()?;
     let _lock = lock::Lock::take()
         .map_err(Error::Lock)?

@@ -309,7 +309,7 @@ impl Reactor {
             if matches!(note.what, What::InSync { .. }) && !self.ready {
                 self.ready = true;
                 notify::ready("in sync");
-                super::footprint::release_code();
+                super::footprint::release_files();
             }
         }
         if !self.waiters.is_empty() {
