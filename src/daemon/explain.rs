@@ -17,10 +17,11 @@ impl Reactor {
         let link = self.engine.observed().by_name(&target.tap);
         let tap = link.and_then(|l| self.engine.tap(l.index));
         let ifindex = link.map(|l| l.index.get());
+        let network = tap.and_then(|t| t.intent.network()).map(|id| id.as_str());
         let mut steps = self
             .observer
             .flight
-            .of_device(ifindex.unwrap_or(0), &target.tap.to_text());
+            .of_device(ifindex.unwrap_or(0), &target.tap.to_text(), network);
         // Operations are recorded as they end, what the engine notes a moment later: put them in order.
         steps.sort_by_key(|step| step.at_us);
         if link.is_none() && steps.is_empty() {
@@ -51,7 +52,7 @@ impl Reactor {
             ifindex,
             state: tap.map_or(Word::Unmanaged, |t| super::rows::port_word(&t.state)),
             reason: tap.map(|t| t.state.to_string()).filter(|text| !text.is_empty()),
-            network: tap.and_then(|t| t.intent.network()).map(ToString::to_string),
+            network: network.map(str::to_owned),
             steps: steps.collect(),
         })
     }
@@ -106,14 +107,12 @@ impl Reactor {
                 bridge: &bridge,
                 up: link.up,
                 admin_state_up: want.admin_state_up,
+                remark: tap.remark.as_deref(),
             }),
             PortState::Conflict { bridge: holder, .. } if !holder.is_empty() => {
                 tell(&Standing::ForeignBridge { bridge: holder })
             }
-            PortState::Conflict { .. } => tell(&Standing::Fight {
-                bridge: &bridge,
-                retry_s,
-            }),
+            PortState::Conflict { reason, .. } => tell(&Standing::Fight { reason, retry_s }),
             PortState::Denied { plugin, reason } => tell(&Standing::Denied { plugin, reason }),
             PortState::Configuring => tell(&Standing::Configuring),
             PortState::Pending { .. } | PortState::Failed { .. } => {

@@ -44,11 +44,16 @@ impl Observer {
     /// A plan was carried out.
     pub fn plan(&mut self, done: &Done, engine: &Engine, now: Time) {
         let cause = done.plan.cause.0;
+        let tap;
         let (ifindex, name) = match &done.plan.key {
-            Key::Port(index) => (index.get(), engine.tap(*index).map(|tap| tap.name)),
-            Key::Network(_) | Key::Orphan(_) => (0, None),
+            Key::Port(index) => {
+                tap = engine.tap(*index).map(|tap| tap.name);
+                (index.get(), tap.as_ref().map(crate::model::LinkName::to_text))
+            }
+            Key::Network(id) => (0, Some(id.as_str().into())),
+            Key::Orphan(_) => (0, None),
         };
-        let name = name.map(|n| n.to_text().into_owned()).unwrap_or_default();
+        let name = name.unwrap_or_default();
         for (step, result) in done.plan.steps.iter().zip(&done.results) {
             let (errno, text) = match &result.outcome {
                 Ok(_) => (0, ""),

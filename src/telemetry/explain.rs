@@ -53,6 +53,8 @@ pub enum Standing<'a> {
         up: bool,
         /// As mapped.
         admin_state_up: bool,
+        /// Something true of it that an operator should know: a refused MTU, trouble of its network.
+        remark: Option<&'a str>,
     },
     /// The kernel refuses something the tap needs. `retry_s`: seconds to the next try.
     Failed {
@@ -65,9 +67,9 @@ pub enum Standing<'a> {
     ForeignBridge {
         bridge: &'a str,
     },
-    /// Somebody else takes it away again and again. `retry_s`: seconds to the next repair.
+    /// Somebody else undoes our work again and again; `reason` says what. `retry_s`: seconds to the next repair.
     Fight {
-        bridge: &'a str,
+        reason: &'a str,
         retry_s: Option<u64>,
     },
 }
@@ -109,8 +111,14 @@ fn line(step: &Step<'_>) -> StoryLine {
         Kind::Event | Kind::State => joined(step.word),
         Kind::Mapping => joined(&format!("mapped by {}", step.word)),
         Kind::Policy => joined(&format!("plugin {}", step.word)),
-        Kind::Op if step.errno == 0 => joined(&format!("{} done", step.word)),
-        Kind::Op => joined(&format!("{} refused", step.word)),
+        Kind::Op => {
+            let answer = if step.errno == 0 { "done" } else { "refused" };
+            // Without an index it was done for the tap's network.
+            match step.ifindex {
+                0 => joined(&format!("{} of network {} {answer}", step.word, step.name)),
+                _ => joined(&format!("{} {answer}", step.word)),
+            }
+        }
         Kind::Resync => joined(&format!("full pass ({})", step.word)),
         Kind::Overrun => joined("events lost"),
     };
@@ -176,26 +184,50 @@ fn conclusion(steps: &[Step<'_>], standing: &Standing<'_>) -> String {
             format!("failed: network {network} cannot be made: {error}; {remedy}")
         }
         Standing::NetworkConflict { network, reason } => format!(
-            "conflict: network {network}: {reason}; remove the other device, or give the network another name with `bridge`"
+            "pending: network {network} is in conflict: {reason}; {}",
+            remedy_of_conflict(reason)
         ),
         Standing::Configuring => "configuring: operations are under way; their answers end this".to_owned(),
         Standing::Attached {
             network,
             bridge,
             up: true,
-            ..
+            admin_state_up: true,
+            remark: None,
         } => format!("attached to network {network} on bridge {bridge} and up; nothing is to be done"),
         Standing::Attached {
             network,
             bridge,
+            up: true,
+            remark: Some(remark),
+            ..
+        } => {
+            let remedy = refusal(steps, remark, Some(bridge)).unwrap_or_else(|| {
+                format!("it forwards all the same; `tapwire network show {network}` tells of the network")
+            });
+            format!("attached to network {network} on bridge {bridge} and up, but {remark}; {remedy}")
+        }
+        Standing::Attached {
+            network,
+            bridge,
+            up: false,
             admin_state_up: false,
             ..
         } => format!(
             "attached to network {network} on bridge {bridge}, down because its mapping says admin_state_up = false"
         ),
-        Standing::Attached { network, bridge, .. } => format!(
+        Standing::Attached {
+            network,
+            bridge,
+            up: false,
+            ..
+        } => format!(
             "attached to network {network} on bridge {bridge}, but somebody else set it down; \
              it is left down until it is set up by hand or attached anew"
+        ),
+        Standing::Attached { network, bridge, .. } => format!(
+            "attached to network {network} on bridge {bridge} and up, although its mapping says \
+             admin_state_up = false: somebody else set it up; it is left so until the mapping changes"
         ),
         Standing::Failed {
             network,
@@ -212,9 +244,8 @@ fn conclusion(steps: &[Step<'_>], standing: &Standing<'_>) -> String {
         Standing::ForeignBridge { bridge } => format!(
             "conflict: it is a port of bridge {bridge}, which is not ours; take it out there, or set taps.adopt = true"
         ),
-        Standing::Fight { bridge, retry_s } => format!(
-            "conflict: somebody else takes it away from bridge {bridge} again and again; find out who \
-             (`tapwire trace`) and stop it; {}",
+        Standing::Fight { reason, retry_s } => format!(
+            "conflict: {reason}; find out who (`tapwire trace`) and stop it; {}",
             later(*retry_s)
         ),
     }
@@ -243,14 +274,43 @@ fn remedy_of_waiting(waiting: &Waiting) -> String {
     }
 }
 
-/// What helps against a refusal of the kernel, by its errno where a step tells it, else by its words.
+/// By the words of `plan` and `engine` for what is in the way.
+fn remedy_of_conflict(reason: &str) -> &'static str {
+    const REMEDIES: [(&str, &str); 5] = [
+        (
+            "not a bridge",
+            "remove the other device, or give the network another name with `bridge`",
+        ),
+        (
+            "is in use by",
+            "remove that device, or give the network another segmentation_id",
+        ),
+        (
+            "not ours to make anew",
+            "remove it, or tell the network as the device is",
+        ),
+        ("which is not ours", "take it out there"),
+        (
+            "somebody else keeps",
+            "find out who (`tapwire trace`) and stop it; it is tried again with growing pauses",
+        ),
+    ];
+    REMEDIES
+        .into_iter()
+        .find(|(words, _)| reason.contains(words))
+        .map_or("it goes on by itself once that is resolved", |(_, remedy)| remedy)
+}
+
+/// What helps against a refusal of the kernel, by its errno where a step tells it, else by its words: `error` is the
+/// command line that was refused, ": ", and those.
 fn refusal(steps: &[Step<'_>], error: &str, bridge: Option<&str>) -> Option<String> {
     let failed = steps.iter().rev().find(|step| {
         step.kind == Kind::Op && step.errno != 0 && !step.text.is_empty() && error.contains(step.text)
     });
     let errno = failed.map_or(0, |step| i32::from(step.errno));
     let op = failed.map_or("", |step| step.word);
-    let words = error.to_ascii_lowercase();
+    let (command, words) = error.split_once(": ").unwrap_or(("", error));
+    let words = words.to_ascii_lowercase();
     let is = |wanted: i32, word: &str| errno == wanted || (errno == 0 && words.contains(word));
     if is(libc::EXFULL, "exchange full") {
         let bridge = bridge.unwrap_or("the bridge");
@@ -269,7 +329,9 @@ fn refusal(steps: &[Step<'_>], error: &str, bridge: Option<&str>) -> Option<Stri
             "create_vlan" => "802.1Q devices (module 8021q)",
             "create_vxlan" => "VXLAN devices (module vxlan)",
             "create_bridge" => "bridges (module bridge)",
-            _ if words.contains("vlan") => "802.1Q devices (module 8021q)",
+            _ if command.contains(" type vlan ") => "802.1Q devices (module 8021q)",
+            _ if command.contains(" type vxlan ") => "VXLAN devices (module vxlan)",
+            _ if command.contains(" type bridge") => "bridges (module bridge)",
             _ => "this operation",
         };
         return Some(format!(

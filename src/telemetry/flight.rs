@@ -10,6 +10,7 @@
 use super::clock;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -273,16 +274,34 @@ impl FlightRecorder {
         })
     }
 
-    /// The story of one device: its steps by index, those under its name before it had one, and what concerned all
-    /// (resyncs, overruns) in between. An index that was another device before starts with that device's end.
-    pub fn of_device<'a>(&'a self, ifindex: u32, name: &str) -> Vec<Step<'a>> {
+    /// The story of one device: its steps by index, those under its name before it had one, its network's operations
+    /// of the same causes, and what concerned all (resyncs, overruns) in between. An index that was another device
+    /// before starts with that device's end. `ifindex` 0: the device is gone, and the last one of that name is meant.
+    pub fn of_device<'a>(&'a self, ifindex: u32, name: &str, network: Option<&str>) -> Vec<Step<'a>> {
+        let ifindex = match ifindex {
+            0 => self
+                .steps()
+                .filter(|step| step.name == name && step.ifindex != 0)
+                .last()
+                .map_or(0, |step| step.ifindex),
+            known => known,
+        };
         let mine = |step: &Step<'_>| match step.ifindex {
             0 => step.name == name,
             index => index == ifindex,
         };
+        let causes: BTreeSet<u64> = self.steps().filter(mine).map(|step| step.cause).collect();
+        let of_network = |step: &Step<'_>| {
+            step.kind == Kind::Op
+                && step.ifindex == 0
+                && Some(step.name) == network
+                && causes.contains(&step.cause)
+        };
         let mut steps: Vec<_> = self
             .steps()
-            .filter(|step| mine(step) || matches!(step.kind, Kind::Resync | Kind::Overrun))
+            .filter(|step| {
+                mine(step) || of_network(step) || matches!(step.kind, Kind::Resync | Kind::Overrun)
+            })
             .collect();
         // Everything up to the last end of an earlier device under this index is another device's story.
         let earlier = steps
@@ -291,7 +310,10 @@ impl FlightRecorder {
         if let Some(end) = earlier.filter(|end| steps.iter().skip(end + 1).any(mine)) {
             steps.drain(..=end);
         }
-        let first = steps.iter().position(mine).unwrap_or(steps.len());
+        let first = steps
+            .iter()
+            .position(|step| mine(step) || of_network(step))
+            .unwrap_or(steps.len());
         steps.drain(..first);
         steps
     }

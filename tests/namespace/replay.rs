@@ -95,7 +95,11 @@ fn decided(daemon: &Daemon) -> Decisions {
     let mut decisions = Decisions::new();
     for step in lines(&daemon.output(&["--json", "trace", "--history"])) {
         if text(&step, "kind") == "op" {
-            let owner = text(&step, "ifname").to_owned();
+            // Operations of a network have its id as name, and no index.
+            let owner = match step["ifindex"].is_u64() {
+                true => text(&step, "ifname").to_owned(),
+                false => String::new(),
+            };
             decisions
                 .entry(owner)
                 .or_default()

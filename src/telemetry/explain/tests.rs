@@ -105,10 +105,10 @@ fn the_last_line_names_the_true_cause_of_every_prepared_failure() {
             "fight",
             vec![],
             Standing::Fight {
-                bridge: "brqblue",
+                reason: "somebody else keeps taking tap0 away: 25 repairs",
                 retry_s: Some(60),
             },
-            &["somebody else", "again and again", "in 60 s"],
+            &["somebody else keeps taking tap0 away", "find out who", "in 60 s"],
         ),
         (
             "kernel lacks vlan",
@@ -141,6 +141,7 @@ fn the_last_line_names_the_true_cause_of_every_prepared_failure() {
                 bridge: "brqblue",
                 up: false,
                 admin_state_up: true,
+                remark: None,
             },
             &["somebody else set it down"],
         ),
@@ -152,6 +153,7 @@ fn the_last_line_names_the_true_cause_of_every_prepared_failure() {
                 bridge: "brqblue",
                 up: false,
                 admin_state_up: false,
+                remark: None,
             },
             &["admin_state_up = false"],
         ),
@@ -195,6 +197,7 @@ fn a_story_tells_events_mapping_verdicts_and_answers_in_order() {
         bridge: "brqblue",
         up: true,
         admin_state_up: true,
+        remark: None,
     };
     let told = story(&steps, &standing);
     let texts: Vec<_> = told.iter().map(|line| line.text.as_str()).collect();

@@ -55,7 +55,7 @@ fn a_story_leaves_out_the_device_that_had_the_index_before() {
     flight.push(Step::new(Kind::Overrun, 6, 0).says("overrun", "12"));
     let stamps = |index, name| {
         flight
-            .of_device(index, name)
+            .of_device(index, name, None)
             .iter()
             .map(|s| s.at_us)
             .collect::<Vec<_>>()

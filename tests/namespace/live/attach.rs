@@ -388,6 +388,12 @@ fn a_full_bridge_fails_one_tap_with_the_kernels_words_and_takes_it_when_there_is
         daemon.wait_port("tap1-other", "attached");
         let reason = reason(&daemon, "tap0-late");
         assert!(reason.contains("Exchange full"), "{reason}");
+        let cause = super::explain::conclusion(&daemon, "tap0-late");
+        assert!(
+            cause.starts_with("failed: bridge brqblue has all the 1,023 ports")
+                || cause.contains("1,023 ports"),
+            "{cause}"
+        );
         assert!(!host.is_up("tap0-late"), "nobody's port and up is a leak");
         drop(first);
         daemon.wait_port("tap0-late", "attached");

@@ -6,6 +6,7 @@
 mod adopt;
 mod attach;
 mod drift;
+mod explain;
 mod flat;
 mod overrun;
 mod reload;
