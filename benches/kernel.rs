@@ -26,6 +26,7 @@ use tapwire::kernel::wire::{Message, Messages};
 use tapwire::kernel::{Change, Executor, LinkKey, Monitor, RxEvent, Snapshot, Subscription, Verdict, decode};
 use tapwire::model::{BridgeAttributes, Ifindex, LinkName, Mac};
 use tapwire::plan::op::{LinkChange, LinkRef, Master, Op};
+use tapwire::telemetry::flight::{FlightRecorder, Kind, Step};
 
 const CAPTURED: &[u8] = include_bytes!("../tests/data/rtnetlink-6.18.bin");
 /// Taps per measured figure.
@@ -38,6 +39,7 @@ fn main() {
     }
     namespace::enter_private().expect("a private namespace");
     decoding();
+    recording();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -48,6 +50,29 @@ fn main() {
         operations();
         whole_attach().await;
         dumps().await;
+    });
+}
+
+/// The flight recorder's whole share of an attach: what the daemon pushes for one tap.
+fn recording() {
+    let mut recorder = FlightRecorder::new(256 << 10);
+    let steps = [
+        (Kind::Event, "new", ""),
+        (Kind::Mapping, "pattern", "6f0c2f5e-7d1b-4c39-9a35-0b7f6f0b1c11"),
+        (Kind::State, "configuring", ""),
+        (Kind::Op, "disable_ipv6", ""),
+        (Kind::Op, "attach", ""),
+        (Kind::Op, "up", ""),
+        (Kind::State, "attached", ""),
+    ];
+    let mut at = 0;
+    println!("telemetry, ns");
+    per_op("flight recorder, one attach (7 steps)", 100_000, || {
+        for (kind, word, text) in steps {
+            at += 1;
+            let step = Step::new(kind, at, at).device(7, "tap0f3a9c6e-1b");
+            recorder.push(black_box(step.says(word, text)));
+        }
     });
 }
 

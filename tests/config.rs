@@ -136,6 +136,7 @@ fn every_key_ends_up_in_its_place() {
     assert_eq!(config.daemon.prune_after, None);
     assert_eq!(config.daemon.socket_group.as_deref(), Some("tapwire"));
     assert_eq!(config.daemon.receive_buffer, 8 << 20);
+    assert_eq!(config.daemon.flight_recorder, 1 << 20);
     assert_eq!(config.daemon.metrics_listen, Some("[::1]:9478".parse().unwrap()));
     assert!(config.taps.adopt);
     assert_eq!(config.vxlan.dstport(), 4789);
@@ -173,7 +174,7 @@ fn every_key_ends_up_in_its_place() {
         TapSelector::Exact(LinkName::new("tap7d5f6a80-3c").unwrap())
     );
     assert!(matches!(&pattern.value.tap, TapSelector::Pattern(p) if p.as_str() == "vnet*"));
-    assert_eq!(first.origin, "tests/config/valid/everything.toml:104");
+    assert_eq!(first.origin, "tests/config/valid/everything.toml:105");
 }
 
 #[test]

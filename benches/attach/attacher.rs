@@ -18,8 +18,9 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attacher {
     Reference,
-    /// The release binary, with text appended to its configuration (plugins, further networks ...).
+    /// The release binary, with further keys of `[daemon]` and text appended to its configuration (plugins, networks ...).
     Daemon {
+        keys: String,
         extra: String,
     },
 }
@@ -51,7 +52,7 @@ impl Attacher {
     pub fn start(&self, bridges: Bridges, folder: &Path) -> Result<Running> {
         match self {
             Attacher::Reference => start_reference(bridges),
-            Attacher::Daemon { extra } => start_daemon(bridges, extra, folder),
+            Attacher::Daemon { keys, extra } => start_daemon(bridges, keys, extra, folder),
         }
     }
 
@@ -116,9 +117,9 @@ fn start_reference(bridges: Bridges) -> Result<Running> {
     Ok(running)
 }
 
-fn start_daemon(bridges: Bridges, extra: &str, folder: &Path) -> Result<Running> {
+fn start_daemon(bridges: Bridges, keys: &str, extra: &str, folder: &Path) -> Result<Running> {
     let configuration = folder.join("tapwire.toml");
-    fs::write(&configuration, configuration_text(bridges, extra, folder))?;
+    fs::write(&configuration, configuration_text(bridges, keys, extra, folder))?;
     let notify = NotifySocket::bind(folder)?;
     let log = fs::File::create(folder.join("log"))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tapwire"));
@@ -138,10 +139,10 @@ fn start_daemon(bridges: Bridges, extra: &str, folder: &Path) -> Result<Running>
     Ok(running)
 }
 
-fn configuration_text(bridges: Bridges, extra: &str, folder: &Path) -> String {
+fn configuration_text(bridges: Bridges, keys: &str, extra: &str, folder: &Path) -> String {
     let folder = folder.display();
     let mut text = format!(
-        "[daemon]\nsocket = \"{folder}/socket\"\nstate_directory = \"{folder}/state\"\n\
+        "[daemon]\nsocket = \"{folder}/socket\"\nstate_directory = \"{folder}/state\"\n{keys}\
          [taps]\nmatch = [\"tap*\", \"old*\"]\n"
     );
     let mut network = |id: String, bridge: String, taps: String| {

@@ -31,7 +31,7 @@ use world::{Measure, Sample, TETHER, Task};
 
 const USAGE: &str = "\
 usage: cargo bench --bench attach -- [OPTION]...
-  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start
+  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder
   --quick              fewer taps, rounds and idle seconds: a look, not a result
   --rounds N           rounds per section (default 5)
   --check              exit 1 when a target is missed
@@ -73,7 +73,7 @@ fn parse(words: &[&str]) -> Result<Options> {
         check: false,
         json: false,
         baseline: Attacher::Reference,
-        subject: Attacher::Daemon { extra: String::new() },
+        subject: daemon(String::new()),
     };
     let mut plugins = Vec::new();
     let mut extra = String::new();
@@ -102,7 +102,7 @@ fn parse(words: &[&str]) -> Result<Options> {
     }
     if !extra.is_empty() {
         options.baseline = options.subject;
-        options.subject = Attacher::Daemon { extra };
+        options.subject = daemon(extra);
     }
     Ok(options)
 }
@@ -114,7 +114,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
     // Nothing below touches the host's network. Still single-threaded here.
     enter_private()?;
     let mut report = Report::new(options.json, label(&options.baseline), label(&options.subject));
-    let known = ["sequential", "existing", "burst", "idle", "start"];
+    let known = ["sequential", "existing", "burst", "idle", "start", "recorder"];
     for asked in &options.sections {
         ensure!(
             known.contains(&asked.as_str()),
@@ -129,7 +129,8 @@ fn drive(options: &Options) -> Result<ExitCode> {
                 "existing" => existing(options, &mut report)?,
                 "burst" => burst(options, &mut report)?,
                 "idle" => idle(options, &mut report)?,
-                _ => start(options, &mut report)?,
+                "start" => start(options, &mut report)?,
+                _ => recorder(options, &mut report)?,
             }
         }
     }
@@ -143,7 +144,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
 fn label(attacher: &Attacher) -> &'static str {
     match attacher {
         Attacher::Reference => "reference",
-        Attacher::Daemon { extra } if extra.is_empty() => "tapwire",
+        Attacher::Daemon { extra, .. } if extra.is_empty() => "tapwire",
         Attacher::Daemon { .. } => "tapwire+",
     }
 }
@@ -237,6 +238,42 @@ fn start(options: &Options, report: &mut Report) -> Result<()> {
         &subject,
     );
     Ok(())
+}
+
+/// The daemon with its flight recorder against the same daemon without, alternating within one run: what it costs an
+/// attach. Two per cent is less than two runs differ by, so it takes more rounds than the others to see it.
+fn recorder(options: &Options, report: &mut Report) -> Result<()> {
+    let taps = if options.quick { 100 } else { 400 };
+    let without = Options {
+        baseline: Attacher::Daemon {
+            keys: "flight_recorder = 0\n".to_owned(),
+            extra: String::new(),
+        },
+        subject: daemon(String::new()),
+        rounds: options.rounds * 4,
+        sections: Vec::new(),
+        ..*options
+    };
+    let (off, on) = rounds(&without, Measure::Sequential { taps }, 0)?;
+    report.section_of(
+        &format!("recorder: {taps} taps, one after the other"),
+        ["off", "on"],
+        &[
+            Metric::ratio("p50 us", p50, Target::Ratio(1.02)),
+            Metric::ratio("cpu us per tap", |s| s.cpu_us_per_tap, Target::None),
+            Metric::value("missed", |s| s.missed as f64, Target::AtMost(0.0)),
+        ],
+        &off,
+        &on,
+    );
+    Ok(())
+}
+
+fn daemon(extra: String) -> Attacher {
+    Attacher::Daemon {
+        keys: String::new(),
+        extra,
+    }
 }
 
 fn p50(sample: &Sample) -> f64 {

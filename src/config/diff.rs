@@ -70,6 +70,7 @@ pub fn difference<'a>(old: &'a Config, new: &'a Config) -> Difference<'a> {
         ("socket_group", before.socket_group != after.socket_group),
         ("state_directory", before.state_directory != after.state_directory),
         ("receive_buffer", before.receive_buffer != after.receive_buffer),
+        ("flight_recorder", before.flight_recorder != after.flight_recorder),
         ("metrics_listen", before.metrics_listen != after.metrics_listen),
     ];
     Difference {

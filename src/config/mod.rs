@@ -88,6 +88,8 @@ pub struct DaemonSettings {
     pub max_detach_percent: u8,
     /// Receive buffer of the link monitor socket, bytes (SO_RCVBUFFORCE).
     pub receive_buffer: usize,
+    /// Bytes of the flight recorder; 0: none.
+    pub flight_recorder: usize,
     /// `127.0.0.1:9478`; loopback only. `None`: metrics over the control socket only.
     pub metrics_listen: Option<std::net::SocketAddr>,
 }

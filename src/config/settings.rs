@@ -38,8 +38,13 @@ pub(super) fn daemon(table: Option<Table<'_>>, findings: &mut Findings) -> Daemo
     if let Some(percent) = t.parsed("max_detach", "\"25%\"", findings, units::percent) {
         settings.max_detach_percent = percent.value;
     }
-    if let Some(size) = receive_buffer(&mut t, findings) {
+    let (key, example) = ("receive_buffer", "\"64MiB\"");
+    if let Some(size) = size(&mut t, key, example, units::buffer_size, findings) {
         settings.receive_buffer = size;
+    }
+    let (key, example) = ("flight_recorder", "\"256KiB\"");
+    if let Some(size) = size(&mut t, key, example, units::recorder_size, findings) {
+        settings.flight_recorder = size;
     }
     settings.metrics_listen = t
         .parsed(
@@ -53,25 +58,31 @@ pub(super) fn daemon(table: Option<Table<'_>>, findings: &mut Findings) -> Daemo
     settings
 }
 
-/// Bytes as a number, or a string with a unit.
-fn receive_buffer(table: &mut Table<'_>, findings: &mut Findings) -> Option<usize> {
-    let item = table.take("receive_buffer")?;
+/// Bytes as a number, or a string with a unit; `check` knows which are right for the key.
+fn size(
+    table: &mut Table<'_>,
+    key: &'static str,
+    example: &'static str,
+    check: fn(u64, &str) -> Result<usize, Refusal>,
+    findings: &mut Findings,
+) -> Option<usize> {
+    let item = table.take(key)?;
     let place = item.place;
     let size = match &item.value {
         DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(bytes) => units::buffer_size(bytes, &format!("{bytes} bytes")),
-            Err(_) => units::buffer_size(0, &format!("{number} bytes")),
+            Ok(bytes) => check(bytes, &format!("{bytes} bytes")),
+            Err(_) => check(u64::MAX, &format!("{number} bytes")),
         },
-        DeValue::String(text) => units::byte_size(text).and_then(|bytes| units::buffer_size(bytes, text)),
+        DeValue::String(text) => units::byte_size(text).and_then(|bytes| check(bytes, text)),
         _ => {
-            item.string("\"64MiB\"", findings)?;
+            item.string(example, findings)?;
             return None;
         }
     };
     match size {
         Ok(size) => Some(size),
         Err(refusal) => {
-            refusal.report(place, "receive_buffer", "\"64MiB\"", findings);
+            refusal.report(place, key, example, findings);
             None
         }
     }
@@ -179,6 +190,7 @@ impl Default for DaemonSettings {
             prune_after: Some(Duration::from_secs(300)),
             max_detach_percent: 25,
             receive_buffer: 64 << 20,
+            flight_recorder: 256 << 10,
             metrics_listen: None,
         }
     }

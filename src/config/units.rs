@@ -75,6 +75,17 @@ pub(super) fn buffer_size(bytes: u64, written: &str) -> Result<usize, Refusal> {
     }
 }
 
+/// Bytes of the flight recorder: 0 is none, or 16 KiB to 64 MiB.
+pub(super) fn recorder_size(bytes: u64, written: &str) -> Result<usize, Refusal> {
+    match usize::try_from(bytes) {
+        Ok(size) if size == 0 || (16 << 10..=64 << 20).contains(&size) => Ok(size),
+        _ => Err(Refusal::new(
+            format!("a recorder of {written} is outside 16KiB..64MiB"),
+            "for example flight_recorder = \"256KiB\"; 0 turns it off",
+        )),
+    }
+}
+
 /// "64MiB", "512KiB", "1GiB".
 pub(super) fn byte_size(text: &str) -> Result<u64, Refusal> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

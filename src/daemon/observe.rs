@@ -13,7 +13,7 @@ use crate::kernel::socket_usage;
 use crate::model::Time;
 use crate::plan::Key;
 use crate::telemetry::clock;
-use crate::telemetry::flight::{self, FlightRecorder, Kind, Step};
+use crate::telemetry::flight::{FlightRecorder, Kind, Step};
 use crate::telemetry::metrics::{Metrics, Snapshot, SocketState};
 use crate::telemetry::trace::{Decision, Filter};
 use serde_json::Value;
@@ -30,9 +30,12 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(state_directory: &Path) -> Self {
-        let mut flight = FlightRecorder::new(flight::DEFAULT_CAPACITY);
-        flight.dump_on_panic(state_directory);
+    /// `recorder`: bytes of the flight recorder.
+    pub fn new(state_directory: &Path, recorder: usize) -> Self {
+        let mut flight = FlightRecorder::new(recorder);
+        if !flight.is_off() {
+            flight.dump_on_panic(state_directory);
+        }
         Self {
             flight,
             metrics: Metrics::new(),
@@ -161,6 +164,20 @@ impl Observer {
     }
 
     pub fn note(&mut self, note: &Note) {
+        if let What::Port {
+            state: PortState::Attached,
+            attach_us: Some(us),
+            ..
+        } = &note.what
+        {
+            self.metrics.attached(*us);
+        }
+        if !self.flight.is_off() {
+            self.record(note);
+        }
+    }
+
+    fn record(&mut self, note: &Note) {
         let (at, cause) = (note.at.micros(), note.cause.0);
         let port_step =
             |flight: &mut FlightRecorder, kind, port: &PortLabel, word: &str, text: &str, elapsed_us| {
@@ -199,11 +216,6 @@ impl Observer {
                     None => state.to_string(),
                 };
                 let elapsed = attach_us.map_or(0, |us| u32::try_from(us).unwrap_or(u32::MAX));
-                if *state == PortState::Attached
-                    && let Some(us) = attach_us
-                {
-                    self.metrics.attached(*us);
-                }
                 port_step(&mut self.flight, Kind::State, port, state.word(), &text, elapsed);
             }
             What::Resync { reason } => {

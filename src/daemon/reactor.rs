@@ -21,7 +21,7 @@ use crate::model::Time;
 use crate::source::{self, store::Store, watch::Watch};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -34,8 +34,9 @@ const ACTION_BUDGET: usize = 32;
 /// 2,304 bytes each. With a small buffer fewer actions are carried out before it is read again, or our own work would
 /// overrun it.
 const ECHO_BYTES: usize = 16 * 2304;
-/// Notes kept for a quiet moment.
+/// Notes kept for a quiet moment, and for how long: a line of the log that comes seconds late helps nobody.
 const NOTE_BUDGET: usize = 512;
+const NOTE_DELAY: Duration = Duration::from_millis(100);
 /// The address socket's receive buffer: an address event is 1 KB or so, and a lost one is made good by a dump.
 const ADDRESS_BUFFER: usize = 1024 * 1024;
 
@@ -79,7 +80,7 @@ impl Reactor {
         let links = Monitor::open(Subscription::Links, config.daemon.receive_buffer)?;
         let addresses = Monitor::open(Subscription::Addresses, ADDRESS_BUFFER)?;
         let (store, told) = sources::read_store(&config.daemon.state_directory);
-        let observer = Observer::new(&config.daemon.state_directory);
+        let observer = Observer::new(&config.daemon.state_directory, config.daemon.flight_recorder);
         let host = sources::host_identity();
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
@@ -234,8 +235,9 @@ impl Reactor {
         }
         let answered = self.take_replies();
         if acted > 0 || answered || drained == Drained::Budget {
-            // In a storm notes wait for a quiet moment, but not without limit: they are memory.
-            if self.engine.pending_notes() >= NOTE_BUDGET {
+            // In a storm notes wait for a quiet moment, but not without limit: they are memory, and somebody reads them.
+            let late = |since: Time| since.plus(NOTE_DELAY) <= self.now();
+            if self.engine.pending_notes() >= NOTE_BUDGET || self.engine.oldest_note().is_some_and(late) {
                 self.hand_out_notes();
             }
             return Ok(false);
@@ -348,7 +350,7 @@ async fn changed(watch: &mut Option<Watch>) -> Result<(), source::Error> {
 }
 
 /// Never ends without a duration: no timer is armed.
-async fn sleep(duration: Option<std::time::Duration>) {
+async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

@@ -325,6 +325,11 @@ impl Engine {
         self.notes.len()
     }
 
+    /// Since when the first of them waits.
+    pub fn oldest_note(&self) -> Option<Time> {
+        self.notes.first().map(|note| note.at)
+    }
+
     /// What happened since the last call, in order.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)

@@ -9,7 +9,7 @@ fn event(at_us: u64, ifindex: u32, name: &'static str, word: &'static str) -> St
 
 #[test]
 fn a_step_is_read_back_as_pushed() {
-    let mut flight = FlightRecorder::new(0);
+    let mut flight = FlightRecorder::new(MIN_CAPACITY);
     let step = Step::new(Kind::Op, 7, 3)
         .device(5, "tap0")
         .says("attach", "Exchange full")
@@ -30,7 +30,7 @@ proptest! {
     #[test]
     fn the_ring_always_holds_the_newest_steps_in_order(lengths in prop::collection::vec(0usize..300, 1..300)) {
         let text = "x".repeat(300);
-        let mut flight = FlightRecorder::new(0);
+        let mut flight = FlightRecorder::new(MIN_CAPACITY);
         for (nth, len) in lengths.iter().enumerate() {
             flight.push(Step::new(Kind::Event, nth as u64, 0).says("change", &text[..*len]));
             let stamps: Vec<u64> = flight.steps().map(|s| s.at_us).collect();
@@ -46,7 +46,7 @@ proptest! {
 
 #[test]
 fn a_story_leaves_out_the_device_that_had_the_index_before() {
-    let mut flight = FlightRecorder::new(0);
+    let mut flight = FlightRecorder::new(MIN_CAPACITY);
     flight.push(event(1, 5, "tap0", "new"));
     flight.push(event(2, 6, "tap1", "new"));
     flight.push(event(3, 5, "tap0", "gone"));
@@ -70,7 +70,7 @@ fn a_panic_of_its_owner_leaves_a_dump() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().to_owned();
     let owner = std::thread::spawn(move || {
-        let mut flight = FlightRecorder::new(0);
+        let mut flight = FlightRecorder::new(MIN_CAPACITY);
         flight.dump_on_panic(directory);
         flight.push(event(1, 5, "tap0", "new"));
         panic!("a bug");
@@ -90,8 +90,16 @@ fn a_panic_of_its_owner_leaves_a_dump() {
 
 #[test]
 fn a_long_text_is_cut_at_a_character() {
-    let mut flight = FlightRecorder::new(0);
+    let mut flight = FlightRecorder::new(MIN_CAPACITY);
     let text = "ä".repeat(200);
     flight.push(Step::new(Kind::State, 1, 0).says("failed", &text));
     assert_eq!(flight.steps().next().unwrap().text.chars().count(), 127);
+}
+
+#[test]
+fn a_recorder_that_is_off_records_nothing() {
+    let mut flight = FlightRecorder::new(0);
+    flight.push(event(1, 5, "tap0", "new"));
+    assert!(flight.is_off() && flight.is_empty());
+    assert_eq!((flight.steps().count(), flight.overwritten()), (0, 0));
 }
