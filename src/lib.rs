@@ -13,5 +13,6 @@ pub mod model;
 pub mod observed;
 pub mod plan;
 pub mod policy;
+pub mod service;
 pub mod source;
 pub mod telemetry;

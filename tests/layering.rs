@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// The pipeline: a folder imports only what stands to its left.
 const PURE: [&str; 5] = ["model", "observed", "desired", "plan", "engine"];
 /// They meet in `daemon`, never each other.
-const IO: [&str; 4] = ["kernel", "source", "policy", "control"];
+const IO: [&str; 5] = ["kernel", "source", "policy", "control", "service"];
 
 /// What no pure folder may name: runtimes, sockets, files, clocks, processes, chance.
 const IMPURE: [&str; 22] = [
@@ -72,6 +72,7 @@ fn may_import(folder: &str) -> Option<Vec<&'static str>> {
         "source" => with(&["source", "config"]),
         "policy" => with(&["policy", "config"]),
         "control" => with(&["control", "config"]),
+        "service" => with(&["service", "config"]),
         "daemon" => with(&[
             "daemon",
             "config",
@@ -80,6 +81,7 @@ fn may_import(folder: &str) -> Option<Vec<&'static str>> {
             "source",
             "policy",
             "control",
+            "service",
         ]),
         _ => None,
     }

@@ -25,6 +25,7 @@ mod status;
 mod trace;
 mod wait;
 
+use crate::service::report as lease;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use context::Context;
 use failure::{Exit, Failure};
@@ -122,6 +123,11 @@ enum Command {
 
 /// Runs the command that `argv` asks for; everything is printed when it returns.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut argv = argv.into_iter().peekable();
+    // Not a command of people's: dnsmasq calls this program by another name for each lease event.
+    if argv.next_if(|program| lease::is_called_as(program)).is_some() {
+        return lease::main(argv);
+    }
     let cli = match Cli::try_parse_from(argv) {
         Ok(cli) => cli,
         Err(error) => {

@@ -7,6 +7,7 @@
 pub mod fdb;
 pub mod port;
 pub mod segment;
+pub mod service;
 pub mod verdict;
 
 use crate::model::{

@@ -14,4 +14,5 @@ mod lifecycle;
 mod live;
 mod replay;
 mod rig;
+mod service;
 mod trace;

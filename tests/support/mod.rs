@@ -22,11 +22,13 @@
 //! - `feature`: `require!`, what a test needs of this machine
 //! - `host`: a network namespace as a host: `ip`, `bridge`, taps and crowds of them, a second host on one underlay
 //! - `daemon`: the daemon under test: configuration, signals, status, log; an unexpected ERROR line fails the test
+//! - `guest`: a machine behind a tap, with DHCP clients and a resolver
 //! - `observer`: link events as the kernel sends them, counted
 //! - `wait`: `wait_until`
 
 pub mod daemon;
 pub mod feature;
+pub mod guest;
 pub mod host;
 pub mod observer;
 pub mod wait;
