@@ -116,7 +116,8 @@ impl<'a> Message<'a> {
         Undecodable {
             kind: self.kind,
             problem: "the fixed part is cut short",
-            offset: HEADER + offset,
+            // A field that is missing altogether is missed where the message ends.
+            offset: (HEADER + offset).min(self.bytes.len()),
         }
     }
     fn u8(self, at: usize) -> Result<u8, Undecodable> {
