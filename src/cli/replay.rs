@@ -84,6 +84,7 @@ fn text(out: &mut Output, line: &Line) -> io::Result<()> {
                 Owner::Tap { name, .. } => name.clone(),
                 Owner::Network(id) => format!("network {id}"),
                 Owner::Orphan(name) => format!("{name} is not needed"),
+                Owner::Guard => "spoof guard".to_owned(),
             };
             let owner = out.paint(Style::Dim, &format!("  # {owner}"));
             let line = format!("{}{owner}", out.paint(Style::Bold, &operation.op.to_string()));
@@ -205,6 +206,7 @@ fn operation_object(operation: &Operation) -> Value {
             }
             Owner::Network(id) => drop(put("network", json!(id))),
             Owner::Orphan(name) => drop(put("device", json!(name))),
+            Owner::Guard => {}
         }
     }
     object

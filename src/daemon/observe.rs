@@ -54,6 +54,7 @@ impl Observer {
                 (index.get(), tap.as_ref().map(crate::model::LinkName::to_text))
             }
             Key::Network(id) => (0, Some(id.as_str().into())),
+            Key::Guard => (0, Some("spoof guard".into())),
             Key::Orphan(_) => (0, None),
         };
         let name = name.unwrap_or_default();
@@ -85,7 +86,7 @@ impl Observer {
         let network = match &done.plan.key {
             Key::Port(index) => engine.tap(*index).and_then(|tap| tap.intent.network()).cloned(),
             Key::Network(id) => Some(id.clone()),
-            Key::Orphan(_) => None,
+            Key::Orphan(_) | Key::Guard => None,
         };
         let mut decisions: Vec<Decision> = Vec::new();
         for (step, result) in done.plan.steps.iter().zip(&done.results) {

@@ -16,6 +16,7 @@ use crate::control::api::Request;
 use crate::engine::Engine;
 use crate::engine::event::{Action, Event, Loss};
 use crate::engine::note::What;
+use crate::kernel::nft::NftMonitor;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
 use crate::model::Time;
 use crate::source::{self, store::Store, watch::Watch};
@@ -48,13 +49,15 @@ pub(super) type Continuation = Box<dyn FnOnce(&mut Reactor) + Send>;
 
 pub struct Reactor {
     pub(super) engine: Engine,
-    executor: Executor,
+    pub(super) executor: Executor,
     pub(super) snapshot: Snapshot,
     links: Monitor,
     /// Events were lost and the queue was not empty since: what is still in it is older than a dump taken now.
     lost: bool,
     action_budget: usize,
     addresses: Monitor,
+    /// Opened with the first table of ours in nftables.
+    pub(super) nft: Option<NftMonitor>,
     base: Instant,
     pub(super) started: SystemTime,
     pub(super) config: Config,
@@ -105,6 +108,7 @@ impl Reactor {
             snapshot: Snapshot::open()?,
             links,
             addresses,
+            nft: None,
             base: Instant::now(),
             started: SystemTime::now(),
             config,
@@ -159,6 +163,7 @@ impl Reactor {
                 biased;
                 ready = self.links.readable() => ready?,
                 ready = self.addresses.readable() => ready?,
+                ready = readable(&self.nft) => ready?,
                 reply = self.policy.reply() => self.on_reply(reply),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.finish_job(done),
                 Some(request) = commands.recv() => self.answer(request),
@@ -204,6 +209,9 @@ impl Reactor {
             ("addresses", self.addresses.portid()),
             ("requests", self.executor.portid()),
         ]
+        .into_iter()
+        .chain(self.nft.as_ref().map(|nft| ("nftables", nft.portid())))
+        .collect()
     }
 
     pub(super) fn now(&self) -> Time {
@@ -218,6 +226,7 @@ impl Reactor {
     async fn turn(&mut self) -> Result<bool, Error> {
         let drained = self.read_links()?;
         self.read_addresses()?;
+        self.read_nft()?;
         if drained == Drained::Empty {
             self.lost = false;
             self.engine.handle(Event::Drained, self.now());
@@ -263,6 +272,15 @@ impl Reactor {
             .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
     }
 
+    fn read_nft(&mut self) -> Result<(), Error> {
+        let Some(nft) = &mut self.nft else { return Ok(()) };
+        if nft.drain(self.executor.nft_portid())?.bridge {
+            let now = self.now();
+            self.engine.handle(Event::GuardTouched, now);
+        }
+        Ok(())
+    }
+
     async fn carry_out(&mut self, action: Action) {
         let event = match action {
             Action::Execute(plan) => {
@@ -279,6 +297,7 @@ impl Reactor {
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
+            Action::ReadGuard { watch } => self.read_guard(watch),
             Action::AskPort { index, ticket } => return self.ask_port(index, ticket),
             Action::AskNetwork { network, ticket } => return self.ask_network(&network, ticket),
         };
@@ -339,6 +358,14 @@ fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
 
 fn listen(kind: SignalKind) -> Result<Signal, Error> {
     signal(kind).map_err(Error::Runtime)
+}
+
+/// Never ends without a table of ours.
+async fn readable(nft: &Option<NftMonitor>) -> Result<(), crate::kernel::Error> {
+    match nft {
+        Some(nft) => nft.readable().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Never ends without a watch.

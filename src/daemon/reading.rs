@@ -3,10 +3,12 @@
 use super::convert;
 use super::reactor::Reactor;
 use crate::engine::event::{Event, Snapshot as Dump};
+use crate::kernel::nft::NftMonitor;
 use crate::model::{Ifindex, NeighbourEntry, NetworkId, owned};
 use crate::plan::Key;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
+use crate::plan::guard::TableHave;
 use std::collections::BTreeSet;
 
 impl Reactor {
@@ -59,6 +61,21 @@ impl Reactor {
             device,
             have,
         }
+    }
+
+    /// Subscribed before it is read, so that nothing is missed in between.
+    pub(super) fn read_guard(&mut self, watch: bool) -> Event {
+        let read = |reactor: &mut Reactor| {
+            if watch && reactor.nft.is_none() {
+                reactor.nft = Some(NftMonitor::open()?);
+            }
+            reactor.executor.read_guard()
+        };
+        let have = read(self).map_err(|error| convert::failure(&error));
+        if !watch && have.as_ref().map_or(true, |have| have.table == TableHave::Absent) {
+            self.executor.close_nft();
+        }
+        Event::Guard(have)
     }
 
     pub(super) async fn read_carried(&mut self, key: Key, devices: Vec<Ifindex>) -> Event {

@@ -1,10 +1,11 @@
 //! The engine's state in the control socket's words.
 
 use crate::control::api::{NetworkRow, PortRow, PortState as Word};
+use crate::desired::guard::Entry;
 use crate::engine::Engine;
 use crate::engine::state::{PortState, SegmentState, Tap};
 use crate::model::{Ifindex, Link, LinkName, Network};
-use crate::plan::op::{Master, Op};
+use crate::plan::op::{GuardTable, Master, Op};
 
 pub fn port_word(state: &PortState) -> Word {
     match state {
@@ -161,5 +162,22 @@ pub fn op_args(op: &Op) -> serde_json::Value {
         }
         Op::Address { link, .. } => json!({"link": link.name.to_string()}),
         Op::Route { record, .. } => json!({"table": record.table, "family": record.family}),
+        Op::Guard { link, gone, new } => {
+            let texts = |entries: &[Entry]| {
+                let texts = entries
+                    .iter()
+                    .map(|entry| entry.to_string().trim_start_matches([' ', '.', ':']).to_owned());
+                texts.collect::<Vec<_>>()
+            };
+            json!({"link": link.name.to_string(), "gone": texts(gone), "new": texts(new)})
+        }
+        Op::GuardTable(change) => {
+            let (what, ports) = match change {
+                GuardTable::Make(ports) => ("make", ports.len()),
+                GuardTable::Remove => ("remove", 0),
+                GuardTable::Sweep(ports) => ("sweep", ports.len()),
+            };
+            json!({"table": "bridge tapwire", "what": what, "ports": ports})
+        }
     }
 }

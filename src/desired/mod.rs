@@ -5,6 +5,7 @@
 //! it never fails: what cannot be is a reason (`Pending`, `Conflict`) that goes into the port's or network's state.
 
 pub mod fdb;
+pub mod guard;
 pub mod port;
 pub mod segment;
 pub mod service;

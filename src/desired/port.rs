@@ -1,9 +1,11 @@
 //! What one tap should be.
 
 use super::Desired;
+use super::guard::{Entry, derive_guard};
 use super::verdict::PortVerdict;
 use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, TapSelector};
 use crate::observed::is_tap_kind;
+use std::sync::Arc;
 
 /// A tap's place, before looking at how the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct PortWant {
     pub admin_state_up: bool,
     /// Static entries on the port.
     pub fdb: Vec<Mac>,
+    /// What it may send; none if it may send anything.
+    pub guard: Option<Arc<[Entry]>>,
 }
 
 impl PortIntent {
@@ -83,6 +87,10 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
         tx_queue_len: verdict.and_then(|v| v.tx_queue_len),
         alias: verdict.and_then(|v| v.alias.clone()),
         admin_state_up: mapping.is_none_or(|m| m.admin_state_up),
+        guard: mapping
+            .map(derive_guard)
+            .filter(|entries| !entries.is_empty())
+            .map(Arc::from),
         fdb: verdict.map_or_else(Vec::new, |v| {
             v.fdb.iter().filter(|e| e.dst.is_none()).map(|e| e.mac).collect()
         }),

@@ -64,7 +64,9 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
         | Op::CreateVxlan { .. }
         | Op::Fdb { .. }
         | Op::Neighbour { .. }
-        | Op::Route { .. } => Effect::Same,
+        | Op::Route { .. }
+        | Op::Guard { .. }
+        | Op::GuardTable(_) => Effect::Same,
     }
 }
 

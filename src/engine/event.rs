@@ -7,6 +7,7 @@ use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, TapSelector};
 use crate::observed::Change;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
+use crate::plan::guard::GuardHave;
 use crate::plan::{Key, Plan};
 use std::net::IpAddr;
 
@@ -40,6 +41,10 @@ pub enum Event {
         device: Ifindex,
         have: Result<ForwardingHave, Failure>,
     },
+    /// Answer to `Action::ReadGuard`.
+    Guard(Result<GuardHave, Failure>),
+    /// Somebody else changed the table of the spoof guard.
+    GuardTouched,
     /// Answer to `Action::ReadCarried`, in the order asked.
     Carried {
         key: Key,
@@ -149,6 +154,10 @@ pub enum Action {
     ReadForwarding {
         network: NetworkId,
         device: Ifindex,
+    },
+    /// Read the spoof guard's table; with `watch`, from then on tell when somebody else changes it.
+    ReadGuard {
+        watch: bool,
     },
     /// Read addresses and routes of these devices.
     ReadCarried {

@@ -116,6 +116,7 @@ impl Engine {
             }
             self.note(now, cause, What::TapGone { port: label });
         }
+        self.guard_left(link.index, cause);
         self.idle.remove(&link.index);
         self.left_behind.remove(&link.index);
         self.end_waits_for(&link.name);
@@ -236,6 +237,8 @@ impl Engine {
         for segment in self.segments.values_mut() {
             segment.forwarding = None;
         }
+        self.doubt_guard(cause);
+        self.forget_guard_failure();
         self.forget_failures();
         self.ask_everything_again();
         self.mark_everything(cause);
@@ -268,13 +271,14 @@ impl Engine {
         let taps = &self.taps;
         self.timers.retain(|(_, key)| match key {
             Key::Port(index) => taps.get(index).is_some_and(|tap| tap.retry_at.is_some()),
-            Key::Network(_) | Key::Orphan(_) => false,
+            Key::Network(_) | Key::Orphan(_) | Key::Guard => false,
         });
     }
 
     pub(super) fn replace_desired(&mut self, desired: Desired, cause: CauseId, now: Time) {
         let changed = self.desired.changed_networks(&desired);
         self.desired = desired;
+        self.look_for_guards(cause);
         for id in changed {
             self.network_changed(&id, cause, now);
         }

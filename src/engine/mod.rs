@@ -16,6 +16,7 @@
 mod acknowledge;
 pub mod backoff;
 pub mod event;
+mod guard;
 mod kernel;
 pub mod note;
 mod original;
@@ -90,6 +91,7 @@ pub struct Engine {
     prune_check_at: Option<Time>,
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
+    guard: guard::Guard,
     /// Addresses that reading found to be nobody's to move, by device: as long as the mirror shows just these, there is
     /// nothing to move.
     left_behind: BTreeMap<Ifindex, BTreeSet<IpAddr>>,
@@ -128,6 +130,7 @@ impl Engine {
             prune_check_at: None,
             prune_after,
             give_back: None,
+            guard: guard::Guard::default(),
             left_behind: BTreeMap::new(),
             pending_plans: VecDeque::new(),
             mirror: Mirror::Stale {
@@ -148,6 +151,7 @@ impl Engine {
             notes: Vec::new(),
         };
         engine.start_prewarmed(now);
+        engine.look_for_guards(CauseId::default());
         engine
     }
 
@@ -214,11 +218,13 @@ impl Engine {
                 self.causes += 1;
                 let tap = mapping.tap.clone();
                 self.desired.set_mapping(*mapping);
+                self.look_for_guards(cause);
                 self.mapping_changed(&tap, cause);
             }
             Event::RemoveMapping(tap) => {
                 self.causes += 1;
                 if self.desired.remove_mapping(&tap).is_some() {
+                    self.look_for_guards(cause);
                     self.mapping_changed(&tap, cause);
                 }
             }
@@ -229,6 +235,11 @@ impl Engine {
                 device,
                 have,
             } => self.on_forwarding(&network, device, have, now),
+            Event::Guard(have) => self.on_guard(have, now),
+            Event::GuardTouched => {
+                self.causes += 1;
+                self.doubt_guard(cause);
+            }
             Event::Carried { key, have } => self.on_carried(&key, have, now),
             Event::PortVerdict {
                 index,
@@ -290,7 +301,11 @@ impl Engine {
         }
         // Each may make the other dirty: a tap starts its segment, a segment that is ready calls its taps.
         loop {
-            if let Some(id) = self.dirty_segments.pop_front() {
+            if self.guard.dirty {
+                if let Some(action) = self.look_at_guard(now) {
+                    return Some(action);
+                }
+            } else if let Some(id) = self.dirty_segments.pop_front() {
                 if let Some(action) = self.look_at_segment(&id, now) {
                     return Some(action);
                 }
@@ -304,6 +319,11 @@ impl Engine {
         }
         if self.deferred.is_empty() {
             self.end_pass(now);
+            if self.guard.dirty
+                && let Some(action) = self.look_at_guard(now)
+            {
+                return Some(action);
+            }
             return self.look_at_orphans(now);
         }
         None
@@ -379,6 +399,7 @@ impl Engine {
                 match &key {
                     Key::Network(id) => self.mark_segment(id, cause),
                     Key::Port(index) => self.mark_tap(*index, cause),
+                    Key::Guard => self.mark_guard(cause),
                     Key::Orphan(_) => {}
                 }
             }
@@ -399,6 +420,7 @@ impl Engine {
             };
             self.note(now, CauseId(self.causes), what);
         }
+        self.mark_guard(CauseId(self.causes));
         self.schedule_prune(now);
     }
 }

@@ -113,6 +113,7 @@ mod tests {
             tx_queue_len: None,
             alias: None,
             admin_state_up: true,
+            guard: None,
             fdb: Vec::new(),
         }
     }

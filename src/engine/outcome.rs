@@ -74,6 +74,8 @@ impl Engine {
                 relocation::step_failed(self, id);
                 self.on_segment_failure(id, &failure, op_text(at), now);
             }
+            (Key::Guard, None) => self.guard_done(),
+            (Key::Guard, Some((at, failure))) => self.guard_refused(&op_text(at), &failure, now),
             (Key::Orphan(index), None) => orphan::step_done(self, *index, now),
             (Key::Orphan(index), Some((at, failure))) => {
                 orphan::step_failed(self, *index, op_text(at), &failure, cause, now);
@@ -84,6 +86,11 @@ impl Engine {
     /// What the mirror of links does not hold.
     fn remember(&mut self, key: &Key, op: &Op) {
         match (key, op) {
+            (_, Op::Guard { .. } | Op::GuardTable(_)) => {
+                if let Some(have) = &mut self.guard.have {
+                    have.acknowledge(op);
+                }
+            }
             (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {
                 if let Some((device, have)) = self.segments.get_mut(id).and_then(|s| s.forwarding.as_mut())
                     && link.index == Some(*device)
@@ -147,6 +154,13 @@ impl Engine {
         };
         tap.touched = epoch;
         let cause = tap.cause;
+        if matches!(op, Some(Op::Guard { .. })) {
+            // Not as it was thought to be, or not known.
+            self.doubt_guard(cause);
+        }
+        let Some(tap) = self.taps.get_mut(&index) else {
+            return;
+        };
         let refused = match &op {
             Some(Op::SetLink { change, .. }) if failure.class == FailureClass::Refused => Some(change),
             _ => None,

@@ -67,7 +67,7 @@ impl Engine {
                     self.dirty_segments.push_back(id);
                 }
             }
-            Key::Orphan(_) => {}
+            Key::Orphan(_) | Key::Guard => {}
         }
     }
 

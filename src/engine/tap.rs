@@ -162,6 +162,9 @@ impl Engine {
             );
             return None;
         }
+        if want.guard.is_some() && !self.guard_allows(index, cause, now) {
+            return None;
+        }
         let tap = self.taps.get(&index)?;
         let link = self.observed.link(index)?;
         // All was right once and nobody told otherwise since: somebody else undid it.
@@ -179,6 +182,7 @@ impl Engine {
         let memory = PortMemory {
             admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
             fdb: &tap.fdb,
+            guard: self.entries_of(index),
         };
         let ops = plan_port(&want, segment_mtu, link, bridge_ref, memory);
         if let Some(tap) = self.taps.get_mut(&index) {
@@ -247,7 +251,7 @@ impl Engine {
     }
 
     /// A port that forwards is not torn down because its network has trouble now.
-    fn keep_or_wait(&mut self, index: Ifindex, state: PortState, now: Time) {
+    pub(super) fn keep_or_wait(&mut self, index: Ifindex, state: PortState, now: Time) {
         if !self.is_on_its_bridge(index) {
             self.set_port_state(index, state, now);
             return;
@@ -265,7 +269,7 @@ impl Engine {
         self.set_port_state(index, PortState::Attached, now);
     }
 
-    fn is_on_its_bridge(&self, index: Ifindex) -> bool {
+    pub(super) fn is_on_its_bridge(&self, index: Ifindex) -> bool {
         self.taps.get(&index).and_then(|t| t.wired).is_some_and(|bridge| {
             self.observed
                 .link(index)
@@ -280,7 +284,7 @@ impl Engine {
         let tap = self.taps.get(&index)?;
         let on_ours = link.master.is_some() && tap.wired == link.master;
         if on_ours {
-            let ops = plan_detach(link);
+            let ops = plan_detach(link, self.entries_of(index));
             return Some(Action::Execute(self.port_plan(index, cause, ops)));
         }
         let reason = match link.master.and_then(|m| self.observed.link(m)) {

@@ -23,6 +23,7 @@ impl Engine {
         if let Some(id) = &network {
             self.release(id, index, now);
         }
+        self.guard_left(index, cause);
         self.note(
             now,
             cause,

@@ -164,6 +164,10 @@ impl Engine {
                 self.preview_segment(network, &mut planned);
             }
         }
+        planned.extend(self.preview_guard().map(|op| Planned {
+            op,
+            cause: "spoof guard".to_owned(),
+        }));
         for (index, tap) in &self.taps {
             let Some(link) = self.observed.link(*index) else {
                 continue;
@@ -196,6 +200,7 @@ impl Engine {
             let memory = PortMemory {
                 admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
                 fdb: &tap.fdb,
+                guard: self.entries_of(*index),
             };
             let ops = plan_port(&want, segment.mtu, link, bridge, memory);
             planned.extend(ops.into_iter().map(|op| Planned {

@@ -11,13 +11,17 @@
 //!   engine's question, and until it is answered nothing more is done to it.
 //!
 //! If it dies half-way, the ops done so far stand; the next full pass sees them and goes on from there.
+//!
+//! Length: one run of a plan with everything that can end it, and the seam for tests; every piece is read with the others.
 
 use super::device;
 use super::encode;
 use super::error::{Class, Error, Goal, Refusal};
+use super::nft;
 use super::request::{Batch, LinkKey};
 use super::socket::RequestSocket;
 use crate::model::{Ifindex, Link, LinkName};
+use crate::plan::guard::GuardHave;
 use crate::plan::op::{LinkRef, Master, Op};
 use std::time::{Duration, Instant};
 
@@ -68,6 +72,8 @@ pub trait Transport {
         index: Ifindex,
         disable: bool,
     ) -> Result<(), Error>;
+    /// Carries out a transaction of nftables: all of it or nothing.
+    fn commit(&mut self, op: &'static str, goal: Goal, messages: &mut nft::Messages) -> Result<(), Error>;
 }
 
 /// The kernel of the network namespace the thread was in when it opened.
@@ -75,6 +81,8 @@ pub trait Transport {
 pub struct Kernel {
     socket: RequestSocket,
     scratch: Batch,
+    /// Opened when it is first needed.
+    nft: Option<nft::NftSocket>,
 }
 
 impl Kernel {
@@ -82,6 +90,17 @@ impl Kernel {
         Ok(Self {
             socket: RequestSocket::open()?,
             scratch: Batch::default(),
+            nft: None,
+        })
+    }
+
+    fn nft(&mut self) -> Result<&mut nft::NftSocket, Error> {
+        if self.nft.is_none() {
+            self.nft = Some(nft::NftSocket::open()?);
+        }
+        self.nft.as_mut().ok_or(Error::Inexpressible {
+            op: "nft",
+            problem: "no socket",
         })
     }
 }
@@ -109,12 +128,16 @@ impl Transport for Kernel {
     ) -> Result<(), Error> {
         device::set_disable_ipv6(self.socket.raw_fd(), op, name, index, disable)
     }
+    fn commit(&mut self, op: &'static str, goal: Goal, messages: &mut nft::Messages) -> Result<(), Error> {
+        nft::commit(self.nft()?, op, goal, messages)
+    }
 }
 
 #[derive(Debug)]
 pub struct Executor<T = Kernel> {
     kernel: T,
     batch: Batch,
+    messages: nft::Messages,
     /// Links whose index and name were seen to agree during the present run, made ones included.
     agreed: Vec<(Ifindex, LinkName)>,
 }
@@ -128,6 +151,18 @@ impl Executor<Kernel> {
     pub const fn portid(&self) -> u32 {
         self.kernel.socket.portid()
     }
+    /// Likewise of nftables, once there was one.
+    pub fn nft_portid(&self) -> Option<u32> {
+        self.kernel.nft.as_ref().map(nft::NftSocket::portid)
+    }
+    /// What the kernel has of the spoof guard.
+    pub fn read_guard(&mut self) -> Result<GuardHave, Error> {
+        nft::read_guard(self.kernel.nft()?, &mut self.messages)
+    }
+    /// Nothing of ours is in nftables, nor will be.
+    pub fn close_nft(&mut self) {
+        self.kernel.nft = None;
+    }
 }
 
 impl<T: Transport> Executor<T> {
@@ -135,6 +170,7 @@ impl<T: Transport> Executor<T> {
         Self {
             kernel,
             batch: Batch::default(),
+            messages: nft::Messages::default(),
             agreed: Vec::new(),
         }
     }
@@ -203,6 +239,12 @@ impl<T: Transport> Executor<T> {
             return self
                 .kernel
                 .set_disable_ipv6(op.name(), &link.name, index, *disable);
+        }
+        if matches!(op, Op::Guard { .. } | Op::GuardTable(_)) {
+            nft::transaction(op, &mut self.messages)?;
+            return self
+                .kernel
+                .commit(op.name(), encode::goal(op), &mut self.messages);
         }
         self.batch.clear();
         let agreed = &self.agreed;
@@ -356,7 +398,9 @@ const fn created_name(op: &Op) -> Option<LinkName> {
 /// The links an op names: itself and its master or parent.
 fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
     match op {
-        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } => [None, None],
+        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } | Op::GuardTable(_) => {
+            [None, None]
+        }
         Op::CreateVlan { parent, .. } => [Some(parent), None],
         Op::SetLink { link, change } => match &change.master {
             Some(Master::Set(master)) => [Some(link), Some(master)],
@@ -370,6 +414,7 @@ fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
         | Op::DeleteLink { link }
         | Op::Fdb { link, .. }
         | Op::Neighbour { link, .. }
-        | Op::Address { link, .. } => [Some(link), None],
+        | Op::Address { link, .. }
+        | Op::Guard { link, .. } => [Some(link), None],
     }
 }

@@ -7,6 +7,7 @@
 
 use super::error::{Error, Goal, Refusal};
 use super::executor::Transport;
+use super::nft;
 use super::request::{Batch, LinkKey};
 use crate::model::{Ifindex, Link, LinkName};
 
@@ -103,6 +104,20 @@ impl<T: Transport> Transport for Faulty<T> {
             None => Ok(()),
             Some(fault) => Err(match fault.errno {
                 Some(errno) => Error::refused(op, Goal::Change, Refusal::errno(errno)),
+                None => Error::NoAnswer { op },
+            }),
+        }
+    }
+
+    fn commit(&mut self, op: &'static str, goal: Goal, messages: &mut nft::Messages) -> Result<(), Error> {
+        let fault = self.next_fault();
+        if !fault.is_some_and(|fault| fault.when == When::Before) {
+            self.kernel.commit(op, goal, messages)?;
+        }
+        match fault {
+            None => Ok(()),
+            Some(fault) => Err(match fault.errno {
+                Some(errno) => Error::refused(op, goal, Refusal::errno(errno)),
                 None => Error::NoAnswer { op },
             }),
         }

@@ -5,6 +5,7 @@
 //! | `monitor` | the subscription socket: events in order, losses said |
 //! | `snapshot` | lists of links, entries, addresses, routes |
 //! | `executor` | operations of a plan, one request each, and their outcomes |
+//! | `nft` | our own tables of nftables |
 //! | `watch` | events and lists in all their detail, for tracing |
 //! | `fault` | an executor's kernel that fails on command, for tests |
 //! | `tuntap` | making taps, for the demo, the tests and the benches |
@@ -23,6 +24,7 @@ pub mod executor;
 pub mod fault;
 mod mark;
 pub mod monitor;
+pub mod nft;
 pub mod request;
 pub mod snapshot;
 mod socket;

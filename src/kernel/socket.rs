@@ -254,7 +254,7 @@ impl RequestSocket {
 
 /// NLMSG_ERROR: the negative errno, the request's header, and with NLM_F_ACK_TLVS attributes of which
 /// `NLMSGERR_ATTR_MSG` is a text for people.
-fn acknowledgement(message: &Message<'_>) -> Result<Result<(), Refusal>, Malformed> {
+pub(super) fn acknowledgement(message: &Message<'_>) -> Result<Result<(), Refusal>, Malformed> {
     const ATTR_MSG: u16 = 1;
     /// errno and the request's `struct nlmsghdr`.
     const FIXED: usize = 4 + super::wire::HEADER_LEN;

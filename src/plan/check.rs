@@ -80,12 +80,13 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<String> {
             | Op::DisableIpv6 { link, .. }
             | Op::Fdb { link, .. }
             | Op::Neighbour { link, .. }
-            | Op::Address { link, .. } => {
+            | Op::Address { link, .. }
+            | Op::Guard { link, .. } => {
                 if let Some(text) = stands(link) {
                     fault(text);
                 }
             }
-            Op::Route { .. } => {}
+            Op::Route { .. } | Op::GuardTable(_) => {}
         }
     }
     faults

@@ -1,6 +1,8 @@
 //! Operations as the command lines an operator would type: for `plan`, `explain`, the demo and golden files.
 
-use super::op::{LinkChange, ListAction, Master, Op};
+use super::guard::GuardedPort;
+use super::op::{GuardTable, LinkChange, ListAction, Master, Op};
+use crate::desired::guard::{Entry, table};
 use crate::model::record::{AddressRecord, Attribute, RouteRecord};
 use crate::model::{BridgeAttributes, VxlanAttributes};
 use std::fmt::{self, Write};
@@ -101,8 +103,47 @@ impl fmt::Display for Op {
                 )
             }
             Op::Route { action, record } => write!(f, "ip route {} {}", verb(*action), route(record)),
+            Op::Guard { link, gone, new } => {
+                let mut elements = gone
+                    .iter()
+                    .map(|entry| ("delete", entry))
+                    .chain(new.iter().map(|entry| ("add", entry)))
+                    .peekable();
+                f.write_str("nft ")?;
+                while let Some((verb, entry)) = elements.next() {
+                    element(f, verb, &link.name, entry)?;
+                    f.write_str(if elements.peek().is_some() { "; " } else { "" })?;
+                }
+                Ok(())
+            }
+            Op::GuardTable(GuardTable::Make(ports)) => {
+                let ports = ports.len();
+                write!(
+                    f,
+                    "nft -f - (table bridge {}, guarded ports: {ports})",
+                    table::NAME
+                )
+            }
+            Op::GuardTable(GuardTable::Remove) => write!(f, "nft delete table bridge {}", table::NAME),
+            Op::GuardTable(GuardTable::Sweep(ports)) => {
+                let mut elements = ports
+                    .iter()
+                    .flat_map(|port| port.entries.iter().map(move |e| (port, e)))
+                    .peekable();
+                f.write_str("nft ")?;
+                while let Some((GuardedPort { index, .. }, entry)) = elements.next() {
+                    element(f, "delete", index, entry)?;
+                    f.write_str(if elements.peek().is_some() { "; " } else { "" })?;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+fn element(f: &mut fmt::Formatter<'_>, verb: &str, port: &dyn fmt::Display, entry: &Entry) -> fmt::Result {
+    let (table, set) = (table::NAME, table::set_of(entry).name());
+    write!(f, "{verb} element bridge {table} {set} {{ {port}{entry} }}")
 }
 
 fn verb(action: ListAction) -> &'static str {

@@ -9,6 +9,7 @@ mod bridge;
 pub mod check;
 pub mod flat;
 pub mod forwarding;
+pub mod guard;
 pub mod line;
 pub mod op;
 pub mod port;
@@ -24,6 +25,8 @@ pub enum Key {
     Port(Ifindex),
     /// A bridge or uplink of ours that nothing needs any more.
     Orphan(Ifindex),
+    /// The spoof guard's table, which all guarded ports share.
+    Guard,
 }
 
 /// Identifies the event that led to a plan, from the event to the last acknowledgement.

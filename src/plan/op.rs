@@ -1,6 +1,8 @@
 //! The closed set of kernel operations. One op is one kernel request (or one /proc/sys write); it carries everything
 //! it needs, so that the executor decides nothing.
 
+use super::guard::GuardedPort;
+use crate::desired::guard::Entry;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VxlanAttributes,
@@ -111,6 +113,24 @@ pub enum Op {
         action: ListAction,
         record: Box<RouteRecord>,
     },
+    /// `nft delete element bridge tapwire ...; nft add element bridge tapwire ...`: what one port may send, in one
+    /// transaction.
+    Guard {
+        link: LinkRef,
+        gone: Box<[Entry]>,
+        new: Box<[Entry]>,
+    },
+    /// The spoof guard of the whole host.
+    GuardTable(GuardTable),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuardTable {
+    /// The table `bridge tapwire` with these elements, in place of what was there: one transaction.
+    Make(Box<[GuardedPort]>),
+    Remove,
+    /// Elements of ports that are not guarded any more, or not there.
+    Sweep(Box<[GuardedPort]>),
 }
 
 impl Op {
@@ -137,10 +157,13 @@ impl Op {
             | Op::DeleteLink { link }
             | Op::Fdb { link, .. }
             | Op::Neighbour { link, .. }
-            | Op::Address { link, .. } => Some(link),
-            Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } | Op::Route { .. } => {
-                None
-            }
+            | Op::Address { link, .. }
+            | Op::Guard { link, .. } => Some(link),
+            Op::CreateBridge { .. }
+            | Op::CreateVlan { .. }
+            | Op::CreateVxlan { .. }
+            | Op::Route { .. }
+            | Op::GuardTable(_) => None,
         }
     }
 
@@ -166,6 +189,8 @@ impl Op {
             Op::Neighbour { .. } => "neighbour",
             Op::Address { .. } => "address",
             Op::Route { .. } => "route",
+            Op::Guard { .. } => "guard",
+            Op::GuardTable(_) => "guard_table",
         }
     }
 }

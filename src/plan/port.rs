@@ -1,9 +1,11 @@
 //! From how a tap is to how it should be.
 //!
-//! Order: MTU and IPv6 before the bridge (its own MTU never moves, no router advertisement is ever heard), the
+//! Order: the spoof guard before everything, so that no frame goes unseen; MTU and IPv6 before the bridge (its own MTU never moves, no router advertisement is ever heard), the
 //! bridge before the flags (they are refused without one), the flags before `up` (it never forwards without them).
 
+use super::guard::plan_guard;
 use super::op::{LinkChange, LinkRef, ListAction, Master, Op};
+use crate::desired::guard::Entry;
 use crate::desired::port::PortWant;
 use crate::model::{FdbEntry, Ifindex, Link, Mac, Mtu};
 
@@ -17,6 +19,8 @@ pub struct PortMemory<'a> {
     pub admin_state_applied: bool,
     /// Static entries we put on the port.
     pub fdb: &'a [Mac],
+    /// What the kernel has of the spoof guard for it.
+    pub guard: &'a [Entry],
 }
 
 pub fn plan_port(
@@ -31,6 +35,11 @@ pub fn plan_port(
         index: Some(link.index),
     };
     let mut ops = Vec::new();
+    let guarded = want.guard.as_deref();
+    let mut guard = plan_guard(guarded.unwrap_or_default(), memory.guard, tap);
+    if guarded.is_some() {
+        ops.extend(guard.take());
+    }
     let joins = bridge.index.is_none() || link.master != bridge.index;
     let mtu = want.mtu.or(segment_mtu).filter(|mtu| !link.mtu_is(*mtu));
     // Below IPv6's minimum MTU a link has no IPv6 to switch off; it comes with the larger MTU, so that goes first.
@@ -98,22 +107,28 @@ pub fn plan_port(
             },
         });
     }
+    // One that is no longer wanted holds to the last.
+    ops.extend(guard);
     ops
 }
 
-/// Takes a tap out of a bridge; it stays as it is otherwise.
-pub fn plan_detach(link: &Link) -> Vec<Op> {
+/// Takes a tap out of a bridge, and then its guard away; it stays as it is otherwise.
+pub fn plan_detach(link: &Link, guard: &[Entry]) -> Vec<Op> {
     let tap = LinkRef {
         name: link.name,
         index: Some(link.index),
     };
-    vec![Op::SetLink {
+    let detach = Op::SetLink {
         link: tap,
         change: LinkChange {
             master: Some(Master::Clear),
             ..LinkChange::default()
         },
-    }]
+    };
+    [Some(detach), plan_guard(&[], guard, tap)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// What stands between a tap and its bridge.

@@ -6,11 +6,13 @@
 use super::device::Birth;
 use super::{Answer, Kernel, refuse};
 use std::collections::BTreeMap;
+use tapwire::desired::guard::Entry;
 use tapwire::engine::event::{Applied, Done, Failure, FailureClass, StepResult};
 use tapwire::kernel::{Class, Goal, Refusal};
 use tapwire::model::{Ifindex, LinkKind, LinkName, VlanAttributes};
 use tapwire::plan::Plan;
-use tapwire::plan::op::{LinkChange, LinkRef, ListAction, Master, Op};
+use tapwire::plan::guard::TableHave;
+use tapwire::plan::op::{GuardTable, LinkChange, LinkRef, ListAction, Master, Op};
 
 /// Whether the operation had its effect before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +254,29 @@ impl Kernel {
             }
             Op::Address { action, link, record } => self.address(*action, resolve(link, made)?, record),
             Op::Route { action, record } => self.route(*action, record),
+            Op::Guard { .. } | Op::GuardTable(_) => self.change_guard(op),
         }
+    }
+
+    /// A transaction: an element to delete that is not there fails the whole of it.
+    fn change_guard(&mut self, op: &Op) -> Answer {
+        let gone: Vec<(Ifindex, &[Entry])> = match op {
+            Op::Guard { link, gone, .. } => link.index.map(|index| (index, &gone[..])).into_iter().collect(),
+            Op::GuardTable(GuardTable::Sweep(ports)) => {
+                ports.iter().map(|port| (port.index, &port.entries[..])).collect()
+            }
+            _ => Vec::new(),
+        };
+        let makes = matches!(op, Op::GuardTable(GuardTable::Make(_)));
+        let there = |(index, entries): &(Ifindex, &[Entry])| {
+            let have = self.guard.ports.get(index).map_or(&[][..], Vec::as_slice);
+            entries.iter().all(|entry| have.contains(entry))
+        };
+        if !makes && (self.guard.table == TableHave::Absent || !gone.iter().all(there)) {
+            return refuse(libc::ENOENT, "");
+        }
+        self.guard.acknowledge(op);
+        Ok(())
     }
 
     /// `do_setlink`'s order; what came before the refused attribute stays.
@@ -327,7 +351,8 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
         | Op::Fdb { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. } => vec![*link],
-        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } => Vec::new(),
+        Op::Guard { link, .. } => vec![*link],
+        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } | Op::GuardTable(_) => Vec::new(),
     }
 }
 
@@ -335,7 +360,7 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
 fn goal(op: &Op) -> Goal {
     match op {
         Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } => Goal::Create,
-        Op::DeleteLink { .. } => Goal::Delete,
+        Op::DeleteLink { .. } | Op::GuardTable(GuardTable::Remove) => Goal::Delete,
         Op::Fdb { action, .. }
         | Op::Neighbour { action, .. }
         | Op::Address { action, .. }

@@ -212,6 +212,7 @@ impl Host {
                 device,
                 have: self.reading(|kernel| kernel.forwarding(device)),
             },
+            Action::ReadGuard { .. } => Event::Guard(Ok(self.kernel.guard.clone())),
             Action::ReadCarried { key, devices } => {
                 let have = self.reading(|kernel| devices.iter().map(|d| kernel.carried(*d)).collect());
                 Event::Carried { key, have }

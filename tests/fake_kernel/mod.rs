@@ -22,6 +22,7 @@ use tapwire::model::{FdbRow, Ifindex, Link, LinkName, Mac, NeighbourEntry};
 use tapwire::observed::Change;
 use tapwire::plan::address_move::{Carried, address_of};
 use tapwire::plan::forwarding::ForwardingHave;
+use tapwire::plan::guard::GuardHave;
 
 pub use execute::{Fault, Moment};
 
@@ -63,6 +64,8 @@ pub struct Kernel {
     addresses: VecDeque<Change>,
     /// 1,023 in the real one.
     pub ports_per_bridge: usize,
+    /// nftables' table `bridge tapwire`.
+    pub guard: GuardHave,
     /// 802.1Q support.
     pub vlans: bool,
     /// A bridge whose deletion has begun: it is over when the next request gets its turn.
@@ -80,6 +83,7 @@ impl Default for Kernel {
             links: VecDeque::new(),
             addresses: VecDeque::new(),
             ports_per_bridge: 1023,
+            guard: GuardHave::default(),
             vlans: true,
             dying: None,
             untold: None,

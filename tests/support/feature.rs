@@ -17,6 +17,8 @@ pub enum Feature {
     Veth,
     Dummy,
     Ipv6,
+    /// nftables of the bridge family.
+    BridgeFilter,
     /// A program in `PATH`.
     Program(&'static str),
 }
@@ -45,6 +47,7 @@ impl Feature {
             Feature::Veth => links("veth", &["p0 type veth peer name p1"]),
             Feature::Dummy => links("dummy", &["p0 type dummy"]),
             Feature::Ipv6 if Path::new("/proc/net/if_inet6").exists() => Ok(()),
+            Feature::BridgeFilter => bridge_filter(),
             Feature::Ipv6 => Err("this kernel has no IPv6".to_owned()),
             Feature::Program(name) => program(name)
                 .map(drop)
@@ -65,6 +68,22 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+fn bridge_filter() -> Result<(), String> {
+    let table = tapwire::plan::op::Op::GuardTable(tapwire::plan::op::GuardTable::Make(Box::default()));
+    let mut answer = Ok(());
+    Host::new().within(|| {
+        let mut executor = tapwire::kernel::Executor::open().map_err(|e| e.to_string())?;
+        executor.run(&[table], |_, outcome| {
+            if let tapwire::kernel::Verdict::Failed(error) = outcome.verdict {
+                answer = Err(format!(
+                    "this kernel has no nftables of the bridge family ({error})"
+                ));
+            }
+        });
+        answer
+    })
 }
 
 fn links(what: &str, additions: &[&str]) -> Result<(), String> {

@@ -97,6 +97,7 @@ impl Run<'_> {
             | Op::SetVxlan { .. }
             | Op::SetPort { .. }
             | Op::DisableIpv6 { .. } => {}
+            Op::Guard { .. } | Op::GuardTable(_) => self.world.guard.acknowledge(op),
         }
         Applied::Done
     }

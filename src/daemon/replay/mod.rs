@@ -69,6 +69,8 @@ pub enum Owner {
     Network(String),
     /// A device of ours that nothing needs any more.
     Orphan(String),
+    /// The spoof guard's table.
+    Guard,
 }
 
 /// How it went.
@@ -272,6 +274,7 @@ impl Player<'_> {
                 device,
                 have: Ok(self.world.forwarding(device)),
             },
+            Action::ReadGuard { .. } => Event::Guard(Ok(self.world.guard.clone())),
             Action::ReadCarried { key, devices } => Event::Carried {
                 key,
                 have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),
@@ -302,6 +305,7 @@ impl Player<'_> {
             },
             Key::Network(id) => Owner::Network(id.to_string()),
             Key::Orphan(index) => Owner::Orphan(name_of(*index)),
+            Key::Guard => Owner::Guard,
         };
         for step in &plan.steps {
             self.summary.operations += 1;

@@ -13,6 +13,7 @@ use crate::model::{Ifindex, Link, NeighbourEntry, owned};
 use crate::observed::{Change, Observed};
 use crate::plan::address_move::{Carried, address_of};
 use crate::plan::forwarding::ForwardingHave;
+use crate::plan::guard::GuardHave;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -34,6 +35,8 @@ pub struct World {
     pub(super) addresses: BTreeMap<(Ifindex, IpAddr), AddressRecord>,
     pub(super) routes: Vec<RouteRecord>,
     pub(super) forwarding: BTreeMap<Ifindex, ForwardingHave>,
+    /// A recording does not tell it; from an empty one on it is as the operations leave it.
+    pub(super) guard: GuardHave,
 }
 
 impl World {

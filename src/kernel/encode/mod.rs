@@ -10,7 +10,7 @@ mod link;
 use super::error::{Error, Goal};
 use super::request::Batch;
 use crate::model::{Ifindex, LinkName};
-use crate::plan::op::{LinkRef, ListAction, Op};
+use crate::plan::op::{GuardTable, LinkRef, ListAction, Op};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::InfoKind;
@@ -91,10 +91,10 @@ pub fn op(
             return entry::push_address(word, *action, resolve(link)?, record, batch);
         }
         Op::Route { action, record } => return entry::push_route(word, *action, record, batch),
-        Op::DisableIpv6 { .. } => {
+        Op::DisableIpv6 { .. } | Op::Guard { .. } | Op::GuardTable(_) => {
             return Err(Error::Inexpressible {
                 op: word,
-                problem: "a setting of /proc/sys, not a netlink request",
+                problem: "not a request of rtnetlink",
             });
         }
     }
@@ -114,7 +114,10 @@ pub const fn goal(op: &Op) -> Goal {
             ListAction::Replace => Goal::Change,
             ListAction::Delete => Goal::Delete,
         },
-        Op::SetLink { .. }
+        Op::GuardTable(GuardTable::Remove) => Goal::Delete,
+        Op::Guard { .. }
+        | Op::GuardTable(_)
+        | Op::SetLink { .. }
         | Op::SetBridge { .. }
         | Op::SetVxlan { .. }
         | Op::SetPort { .. }

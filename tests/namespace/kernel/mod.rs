@@ -5,6 +5,7 @@ mod guard;
 mod links;
 mod lists;
 mod monitor;
+mod nft;
 
 use tapwire::kernel::{Executor, Outcome, Verdict};
 use tapwire::model::{Ifindex, Link, LinkName};

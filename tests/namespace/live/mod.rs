@@ -8,6 +8,7 @@ mod attach;
 mod drift;
 mod explain;
 mod flat;
+mod guard;
 mod overrun;
 mod reload;
 mod restart;

@@ -1,0 +1,125 @@
+use super::*;
+use crate::model::{AddressPair, LinkName, NetworkId, TapSelector};
+
+fn mapping(mac: Option<&str>, addresses: &[&str], pairs: &[(&str, Option<&str>)]) -> PortMapping {
+    let tap = TapSelector::Exact(LinkName::new("tap0").unwrap());
+    let mut mapping = PortMapping::new(tap, NetworkId::new("blue").unwrap());
+    mapping.mac = mac.map(|m| m.parse().unwrap());
+    mapping.addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+    mapping.allowed_address_pairs = pairs
+        .iter()
+        .map(|(ip, mac)| AddressPair {
+            ip: ip.parse().unwrap(),
+            mac: mac.map(|m| m.parse().unwrap()),
+        })
+        .collect();
+    mapping
+}
+
+fn text(mapping: &PortMapping) -> Vec<String> {
+    derive_guard(mapping)
+        .iter()
+        .map(|entry| format!("tap0{entry}"))
+        .collect()
+}
+
+const MAC: Option<&str> = Some("fa:16:3e:00:00:05");
+
+#[test]
+fn a_mapping_that_says_nothing_of_the_machine_guards_nothing() {
+    assert!(derive_guard(&mapping(None, &[], &[])).is_empty());
+    let mut off = mapping(MAC, &["10.0.0.5"], &[]);
+    off.port_security = Some(false);
+    assert!(derive_guard(&off).is_empty());
+    let mut on = mapping(None, &[], &[]);
+    on.port_security = Some(true);
+    assert_eq!(text(&on), ["tap0 : jump port_services"]);
+}
+
+#[test]
+fn mac_and_addresses_bring_the_link_local_address_of_the_mac() {
+    assert_eq!(
+        text(&mapping(MAC, &["10.0.0.5", "2001:db8::5"], &[])),
+        [
+            "tap0 : jump port_mac_addresses",
+            "tap0 . fa:16:3e:00:00:05",
+            "tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
+            "tap0 . fa:16:3e:00:00:05 . 2001:db8::5",
+            "tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
+        ]
+    );
+}
+
+#[test]
+fn a_mac_alone_leaves_the_addresses_free() {
+    assert_eq!(
+        text(&mapping(MAC, &[], &[])),
+        ["tap0 : jump port_mac", "tap0 . fa:16:3e:00:00:05"]
+    );
+}
+
+#[test]
+fn addresses_alone_leave_the_mac_free() {
+    assert_eq!(
+        text(&mapping(None, &["10.0.0.5", "2001:db8::5"], &[])),
+        [
+            "tap0 : jump port_addresses",
+            "tap0 . any . 10.0.0.5/32",
+            "tap0 . any . 2001:db8::5/128",
+            "tap0 . any . fe80::/10",
+        ]
+    );
+}
+
+#[test]
+fn an_allowed_pair_takes_the_ports_mac_or_brings_its_own() {
+    let pairs = [
+        ("10.0.0.100", Some("00:00:5e:00:01:07")),
+        ("10.1.2.3/16", None),
+        ("10.1.9.0/24", None),
+    ];
+    assert_eq!(
+        text(&mapping(MAC, &["10.0.0.5"], &pairs)),
+        [
+            "tap0 : jump port_mac_addresses",
+            "tap0 . 00:00:5e:00:01:07",
+            "tap0 . fa:16:3e:00:00:05",
+            "tap0 . 00:00:5e:00:01:07 . 10.0.0.100",
+            "tap0 . 00:00:5e:00:01:07 . fe80::200:5eff:fe00:107",
+            "tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
+            "tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
+            // The narrower one lies inside: the kernel takes no overlapping elements.
+            "tap0 . fa:16:3e:00:00:05 . 10.1.0.0/16",
+        ]
+    );
+}
+
+#[test]
+fn a_range_of_one_mac_around_one_of_any_mac_is_cut_up() {
+    let pairs = [("10.0.0.0/29", Some("00:00:5e:00:01:07"))];
+    let ranges: Vec<String> = derive_guard(&mapping(None, &["10.0.0.5"], &pairs))
+        .iter()
+        .filter(|entry| matches!(entry, Entry::Range(..)))
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        ranges,
+        [
+            " . any . 10.0.0.5/32",
+            " . 00:00:5e:00:01:07 . 10.0.0.0/30",
+            " . 00:00:5e:00:01:07 . 10.0.0.4/32",
+            " . 00:00:5e:00:01:07 . 10.0.0.6/31",
+        ]
+    );
+}
+
+#[test]
+fn the_difference_names_only_what_changes() {
+    let have = derive_guard(&mapping(MAC, &["10.0.0.5"], &[]));
+    let want = derive_guard(&mapping(MAC, &["10.0.0.6"], &[]));
+    let (gone, new) = difference(&have, &want);
+    let mac = "fa:16:3e:00:00:05".parse().unwrap();
+    assert_eq!(gone, [Entry::Address(mac, "10.0.0.5".parse().unwrap())]);
+    assert_eq!(new, [Entry::Address(mac, "10.0.0.6".parse().unwrap())]);
+    assert_eq!(difference(&want, &want), (Vec::new(), Vec::new()));
+}

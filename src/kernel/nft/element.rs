@@ -1,0 +1,170 @@
+//! The elements of the spoof guard's sets: entries of a port as bytes, and back.
+//!
+//! A key is the port's index and what follows it, each part padded to four bytes. In an interval set every number is
+//! big-endian (so `nft` shows it), in the others the index is the host's.
+
+use super::guard::{DATA_VALUE, DATA_VERDICT, LIST_ELEM, TABLE, verdict_data};
+use super::message::{Attributes, CREATE, Messages};
+use crate::desired::guard::table::{self, Set};
+use crate::desired::guard::{Entry, Held};
+use crate::model::{Cidr, Ifindex, Mac};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A list of elements in one message; a nested attribute's length has 16 bits.
+const LIST_BYTES: usize = 48 * 1024;
+
+pub const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub const NFTA_SET_ELEM_KEY: u16 = 1;
+pub const NFTA_SET_ELEM_DATA: u16 = 2;
+pub const NFTA_SET_ELEM_KEY_END: u16 = 10;
+
+pub fn elements(
+    message: libc::c_int,
+    entries: impl Iterator<Item = (Ifindex, Entry)>,
+    messages: &mut Messages,
+) {
+    let mut by_set: BTreeMap<Set, Vec<(Ifindex, Entry)>> = BTreeMap::new();
+    for (index, entry) in entries {
+        by_set
+            .entry(table::set_of(&entry))
+            .or_default()
+            .push((index, entry));
+    }
+    let flags = if message == libc::NFT_MSG_NEWSETELEM {
+        CREATE
+    } else {
+        0
+    };
+    for (set, entries) in by_set {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            messages.change(message, flags, |a| {
+                a.text(TABLE, table::NAME);
+                a.text(NFTA_SET_ELEM_LIST_SET, set.name());
+                let limit = a.len() + LIST_BYTES;
+                a.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                    while list.len() < limit
+                        && let Some((index, entry)) = entries.next()
+                    {
+                        list.nest(LIST_ELEM, |e| element(index, entry, e));
+                    }
+                });
+            });
+        }
+    }
+}
+
+fn element(index: Ifindex, entry: Entry, e: &mut Attributes<'_>) {
+    let mut key = Vec::with_capacity(28);
+    match entry {
+        Entry::Port(held) => {
+            key.extend_from_slice(&index.get().to_ne_bytes());
+            e.nest(NFTA_SET_ELEM_KEY, |data| data.bytes(DATA_VALUE, &key));
+            e.nest(NFTA_SET_ELEM_DATA, |data| {
+                data.nest(DATA_VERDICT, |v| {
+                    verdict_data(v, libc::NFT_JUMP, Some(table::chain_of(held)));
+                });
+            });
+        }
+        Entry::Mac(mac) => {
+            key.extend_from_slice(&index.get().to_ne_bytes());
+            push_mac(&mut key, mac.bytes());
+            e.nest(NFTA_SET_ELEM_KEY, |data| data.bytes(DATA_VALUE, &key));
+        }
+        Entry::Address(mac, ip) => {
+            key.extend_from_slice(&index.get().to_ne_bytes());
+            push_mac(&mut key, mac.bytes());
+            push_ip(&mut key, ip);
+            e.nest(NFTA_SET_ELEM_KEY, |data| data.bytes(DATA_VALUE, &key));
+        }
+        Entry::Range(mac, range) => {
+            let macs = match mac {
+                Some(mac) => [mac.bytes(); 2],
+                None => [[0; 6], [0xff; 6]],
+            };
+            for (kind, mac, ip) in [
+                (NFTA_SET_ELEM_KEY, macs[0], range.network().address()),
+                (NFTA_SET_ELEM_KEY_END, macs[1], last_of(range)),
+            ] {
+                key.clear();
+                key.extend_from_slice(&index.get().to_be_bytes());
+                push_mac(&mut key, mac);
+                push_ip(&mut key, ip);
+                e.nest(kind, |data| data.bytes(DATA_VALUE, &key));
+            }
+        }
+    }
+}
+
+fn push_mac(key: &mut Vec<u8>, mac: [u8; 6]) {
+    key.extend_from_slice(&mac);
+    key.extend_from_slice(&[0; 2]);
+}
+
+fn push_ip(key: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => key.extend_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => key.extend_from_slice(&ip.octets()),
+    }
+}
+
+fn last_of(range: Cidr) -> IpAddr {
+    let length = u32::from(range.length());
+    match range.network().address() {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) | u32::MAX.checked_shr(length).unwrap_or(0)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) | u128::MAX.checked_shr(length).unwrap_or(0)).into(),
+    }
+}
+
+/// The entry that an element is, and its port; none for one that we never write.
+pub fn entry_of(set: Set, key: &[u8], end: Option<&[u8]>, chain: Option<&str>) -> Option<(Ifindex, Entry)> {
+    let (index, rest) = key.split_first_chunk::<4>()?;
+    let index = if set.is_interval() {
+        u32::from_be_bytes(*index)
+    } else {
+        u32::from_ne_bytes(*index)
+    };
+    let index = Ifindex::new(index)?;
+    if set == Set::Ports {
+        let all = [Held::MacAndAddresses, Held::Mac, Held::Addresses, Held::Services];
+        let held = all
+            .into_iter()
+            .find(|held| Some(table::chain_of(*held)) == chain)?;
+        return Some((index, Entry::Port(held)));
+    }
+    let (mac, ip) = rest.split_first_chunk::<8>()?;
+    let mac = Mac::from_slice(mac.get(..6)?)?;
+    if set == Set::Macs {
+        return Some((index, Entry::Mac(mac)));
+    }
+    let ip = ip_of(ip)?;
+    if !set.is_interval() {
+        return Some((index, Entry::Address(mac, ip)));
+    }
+    let (last_mac, last) = end?.get(4..)?.split_first_chunk::<8>()?;
+    let last_mac = Mac::from_slice(last_mac.get(..6)?)?;
+    let mac = match (mac.bytes(), last_mac.bytes()) {
+        (first, last) if first == last => Some(mac),
+        ([0, 0, 0, 0, 0, 0], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => None,
+        _ => return None,
+    };
+    let length = match (ip, ip_of(last)?) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros(),
+        _ => return None,
+    };
+    let range = Cidr::new(ip, u8::try_from(length).ok()?).ok()?;
+    (range.network().address() == ip && last_of(range) == ip_of(last)?)
+        .then_some((index, Entry::Range(mac, range)))
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(four).into());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|six| Ipv6Addr::from(six).into())
+}
