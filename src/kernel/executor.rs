@@ -20,9 +20,10 @@ use super::error::{Class, Error, Goal, Refusal};
 use super::nft;
 use super::request::{Batch, LinkKey};
 use super::socket::RequestSocket;
+use super::subject::{created_name, is_list_entry, is_newborn, links_of};
 use crate::model::{Ifindex, Link, LinkName};
 use crate::plan::guard::GuardHave;
-use crate::plan::op::{LinkRef, Master, Op};
+use crate::plan::op::{LinkRef, Op};
 use std::time::{Duration, Instant};
 
 /// What became of one op.
@@ -37,7 +38,7 @@ pub struct Outcome {
 pub enum Verdict {
     /// Done as asked.
     Done,
-    /// Made, and read back.
+    /// Made, and read back; also when the answer was lost and the link is there as it was to be made.
     Created(Box<Link>),
     /// The name to be made is taken, by this. Ends the run.
     AlreadyThere(Box<Link>),
@@ -229,6 +230,10 @@ impl<T: Transport> Executor<T> {
                 Some(name) => self.find_what_is_there(op, name, error),
                 None => Verdict::AlreadySo(error),
             },
+            Err(error @ Error::NoAnswer { .. }) => match created_name(op) {
+                Some(name) => self.find_what_became(op, name, error),
+                None => Verdict::Failed(error),
+            },
             Err(error) => Verdict::Failed(error),
         }
     }
@@ -325,6 +330,18 @@ impl<T: Transport> Executor<T> {
         }
     }
 
+    /// The answer to a create was lost: what is there now tells. Taken for ours only as it is in the moment of its birth;
+    /// a device that we made and do not know for ours would never be removed.
+    fn find_what_became(&mut self, op: &Op, name: LinkName, error: Error) -> Verdict {
+        match self.kernel.link(LinkKey::Name(name)) {
+            Ok(link) if is_newborn(op, &link) => {
+                self.agreed.push((link.index, name));
+                Verdict::Created(Box::new(link))
+            }
+            _ => Verdict::Failed(error),
+        }
+    }
+
     /// EEXIST: the name is taken, or (VNI, VID) the thing is there under another name, which is a plain refusal.
     fn find_what_is_there(&mut self, op: &Op, name: LinkName, error: Error) -> Verdict {
         match self.kernel.link(LinkKey::Name(name)) {
@@ -378,43 +395,5 @@ fn judged(op: &Op, answer: Option<Result<(), Refusal>>) -> Result<(), Error> {
         Some(Ok(())) => Ok(()),
         Some(Err(refusal)) => Err(Error::refused(op.name(), encode::goal(op), refusal)),
         None => Err(Error::NoAnswer { op: op.name() }),
-    }
-}
-
-/// Ops that are many, small and independent of each other.
-const fn is_list_entry(op: &Op) -> bool {
-    matches!(op, Op::Fdb { .. } | Op::Neighbour { .. })
-}
-
-const fn created_name(op: &Op) -> Option<LinkName> {
-    match op {
-        Op::CreateBridge { name, .. } | Op::CreateVlan { name, .. } | Op::CreateVxlan { name, .. } => {
-            Some(*name)
-        }
-        _ => None,
-    }
-}
-
-/// The links an op names: itself and its master or parent.
-fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
-    match op {
-        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } | Op::GuardTable(_) => {
-            [None, None]
-        }
-        Op::CreateVlan { parent, .. } => [Some(parent), None],
-        Op::SetLink { link, change } => match &change.master {
-            Some(Master::Set(master)) => [Some(link), Some(master)],
-            Some(Master::Clear) | None => [Some(link), None],
-        },
-        // Checks by itself, after opening the file.
-        Op::DisableIpv6 { .. } => [None, None],
-        Op::SetBridge { link, .. }
-        | Op::SetVxlan { link, .. }
-        | Op::SetPort { link, .. }
-        | Op::DeleteLink { link }
-        | Op::Fdb { link, .. }
-        | Op::Neighbour { link, .. }
-        | Op::Address { link, .. }
-        | Op::Guard { link, .. } => [Some(link), None],
     }
 }

@@ -28,6 +28,7 @@ pub mod nft;
 pub mod request;
 pub mod snapshot;
 mod socket;
+mod subject;
 pub mod tuntap;
 mod usage;
 pub mod watch;

@@ -177,6 +177,54 @@ fn a_fault_before_or_after_the_effect_ends_the_run_there() {
 }
 
 #[test]
+fn a_create_whose_answer_was_lost_is_ours_when_the_newborn_is_there() {
+    in_namespace(|| {
+        let host = Host::here();
+        let bridge = |last| Op::CreateBridge {
+            name: name("br0"),
+            mac: Mac::new([2, 0, 0, 0, 0, last]),
+            mtu: None,
+            attributes: BridgeAttributes::default(),
+        };
+        let lost = |when| {
+            let fault = Fault {
+                nth: 0,
+                when,
+                errno: None,
+            };
+            Executor::new(Faulty::new(Kernel::open().unwrap(), vec![fault]))
+        };
+        let run = |when, op: Op| {
+            let mut verdicts = Vec::new();
+            lost(when).run(&[op], |_, outcome| verdicts.push(outcome.verdict));
+            verdicts.remove(0)
+        };
+        let verdict = run(When::Before, bridge(1));
+        assert!(
+            matches!(verdict, Verdict::Failed(Error::NoAnswer { .. })),
+            "nothing is there: {verdict:?}"
+        );
+        let verdict = run(When::After, bridge(1));
+        let Verdict::Created(link) = &verdict else {
+            panic!("it is there: {verdict:?}")
+        };
+        assert_eq!(link.index, index("br0"));
+        // What differs, or was used since, may be somebody else's.
+        let verdict = run(When::Before, bridge(2));
+        assert!(
+            matches!(verdict, Verdict::Failed(Error::NoAnswer { .. })),
+            "another address: {verdict:?}"
+        );
+        host.ip("link set br0 up");
+        let verdict = run(When::Before, bridge(1));
+        assert!(
+            matches!(verdict, Verdict::Failed(Error::NoAnswer { .. })),
+            "in use: {verdict:?}"
+        );
+    });
+}
+
+#[test]
 fn an_op_on_a_link_that_the_plan_does_not_make_is_refused_unsent() {
     in_namespace(|| {
         let verdicts = run(&[up(LinkRef {
