@@ -5,6 +5,7 @@ use super::observer::LinkObserver;
 use super::wait::wait_until;
 use serde_json::Value;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -135,6 +136,21 @@ impl Host {
     #[track_caller]
     pub fn ip(&self, arguments: &str) -> String {
         self.run(&format!("ip {arguments}"))
+    }
+
+    /// `ip -batch`: many commands, one process; all must succeed.
+    #[track_caller]
+    pub fn ip_batch(&self, script: &str) {
+        let mut ip = self.command("ip");
+        let mut ip = ip
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("run ip");
+        let mut stdin = ip.stdin.take().expect("stdin is piped");
+        stdin.write_all(script.as_bytes()).expect("write to ip");
+        drop(stdin);
+        assert!(ip.wait().expect("wait for ip").success(), "ip -batch: {script}");
     }
 
     /// `ip -d -j ARGUMENTS`.
