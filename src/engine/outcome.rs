@@ -92,10 +92,8 @@ impl Engine {
                 }
             }
             (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {
-                if let Some((device, have)) = self.segments.get_mut(id).and_then(|s| s.forwarding.as_mut())
-                    && link.index == Some(*device)
-                {
-                    have.acknowledge(op);
+                if let (Some(entry), Some(device)) = (self.segments.get_mut(id), link.index) {
+                    entry.forwarding_done(device, op);
                 }
             }
             (Key::Port(index), Op::SetLink { change, .. }) => {

@@ -287,8 +287,7 @@ impl Engine {
         };
         match have {
             Ok(have) => {
-                entry.forwarding = Some((device, have));
-                entry.forwarding_fresh = true;
+                entry.has_forwarding(device, have);
                 let cause = entry.cause;
                 self.mark_segment(id, cause);
             }

@@ -5,10 +5,11 @@ use super::original::Original;
 use crate::desired::port::{PortIntent, PortWant};
 use crate::desired::segment::SegmentWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
-use crate::model::{Ifindex, LinkName, Mac, Mtu, NetworkId, Time};
+use crate::model::{FdbEntry, Ifindex, LinkName, Mac, Mtu, NetworkId, Time};
 use crate::plan::CauseId;
 use crate::plan::address_move::AddressMove;
 use crate::plan::forwarding::ForwardingHave;
+use crate::plan::op::{ListAction, Op};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -263,6 +264,9 @@ pub struct SegmentEntry {
     pub forwarding: Option<(Ifindex, ForwardingHave)>,
     /// Read since the last time all was right: good enough to plan by. Others write there too, unheard.
     pub forwarding_fresh: bool,
+    /// Destinations of the flood entry of `device` that are ours. The kernel's mark is on the entry as a whole: a
+    /// destination that somebody appends makes all of them read as foreign.
+    pub our_flood: Option<(Ifindex, BTreeSet<FdbEntry>)>,
     pub moving: Option<Moving>,
     /// The devices that the addresses under way come from and go to.
     pub moving_between: Option<(Ifindex, Ifindex)>,
@@ -293,6 +297,7 @@ impl SegmentEntry {
             mtu: None,
             forwarding: None,
             forwarding_fresh: false,
+            our_flood: None,
             moving: None,
             moving_between: None,
             settled: None,
@@ -305,6 +310,41 @@ impl SegmentEntry {
             dirty: false,
             cause: CauseId::default(),
             touched: 0,
+        }
+    }
+
+    /// The forwarding entries of `device` were read.
+    pub fn has_forwarding(&mut self, device: Ifindex, mut have: ForwardingHave) {
+        let known = self.our_flood.take().filter(|(on, _)| *on == device);
+        let known = known.map(|(_, destinations)| destinations).unwrap_or_default();
+        let mut ours = BTreeSet::new();
+        for row in have.fdb.iter_mut().filter(|row| row.entry.is_flood()) {
+            row.ours |= known.contains(&row.entry);
+            if row.ours {
+                ours.insert(row.entry);
+            }
+        }
+        self.our_flood = Some((device, ours));
+        self.forwarding = Some((device, have));
+        self.forwarding_fresh = true;
+    }
+
+    /// An operation of ours on the forwarding entries of `device` was acknowledged.
+    pub fn forwarding_done(&mut self, device: Ifindex, op: &Op) {
+        if let Some((read, have)) = &mut self.forwarding
+            && *read == device
+        {
+            have.acknowledge(op);
+        }
+        if let Some((read, ours)) = &mut self.our_flood
+            && *read == device
+            && let Op::Fdb { action, entry, .. } = op
+            && entry.is_flood()
+        {
+            match action {
+                ListAction::Delete => ours.remove(entry),
+                ListAction::Add | ListAction::Append | ListAction::Replace => ours.insert(*entry),
+            };
         }
     }
 }

@@ -7,8 +7,8 @@
 //! `NTF_EXT_LEARNED` is also what keeps a mixed flood entry honest. State and flags belong to the MAC, not to each
 //! destination, and the kernel does not let an externally learned request take over an entry made by hand
 //! (`vxlan_fdb_update_existing`). So when somebody appends a destination to our flood entry by hand, all its
-//! destinations read as foreign from then on: what is left behind costs a line in `status`, what is deleted wrongly
-//! costs an outage.
+//! destinations read as foreign from then on. The engine remembers which of them it told (`engine::state`); after a
+//! restart they stay: what is left behind costs a flooded packet, what is deleted wrongly costs an outage.
 
 /// `NUD_REACHABLE`: not in libc for every target.
 const NUD_REACHABLE: u16 = 0x02;

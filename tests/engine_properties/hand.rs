@@ -4,6 +4,7 @@ use crate::fake_kernel::device::Birth;
 use crate::fake_kernel::host::Host;
 use crate::fake_kernel::{Kernel, record};
 use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 use tapwire::desired::Desired;
@@ -141,6 +142,8 @@ impl Act {
 
 pub struct World {
     pub host: Host,
+    /// A restart or a lost answer: which destinations of a mixed flood entry are the program's own is not known to it.
+    pub forgetful: bool,
     born: usize,
 }
 
@@ -159,6 +162,15 @@ fn desired(prewarm: bool) -> Desired {
     );
     let config = config::load_str(&text, Path::new("world.toml")).expect("the configuration");
     daemon::sources::desired(&config, &daemon::sources::Told::default(), "host")
+}
+
+/// A VTEP that no network is told of: somebody else floods to it.
+fn strangers_vtep(last: u8) -> IpAddr {
+    Ipv4Addr::new(203, 0, 113, last).into()
+}
+
+pub fn is_strangers(vtep: IpAddr) -> bool {
+    (0..=u8::MAX).any(|last| strangers_vtep(last) == vtep)
 }
 
 pub fn name(text: &str) -> LinkName {
@@ -223,7 +235,11 @@ impl World {
             ip.parse().expect("an address")
         }));
         host.settle();
-        Self { host, born: 0 }
+        Self {
+            host,
+            forgetful: false,
+            born: 0,
+        }
     }
 
     /// The taps of the world that are meant for networks, by index.
@@ -284,7 +300,10 @@ impl World {
             }
             Act::Repeat(times) => self.host.kernel.repeat_messages(*times),
             Act::Resync => self.host.tell(Event::Resync),
-            Act::Restart => self.host.restart(),
+            Act::Restart => {
+                self.forgetful = true;
+                self.host.restart();
+            }
             Act::Wait(ms) => self.host.wait(Duration::from_millis(*ms)),
             Act::Turns(turns) => {
                 for _ in 0..*turns {
@@ -373,7 +392,7 @@ impl World {
                 Some(device) => {
                     let entry = FdbEntry {
                         mac: Mac::ZERO,
-                        dst: Some(std::net::Ipv4Addr::new(203, 0, 113, *last).into()),
+                        dst: Some(strangers_vtep(*last)),
                     };
                     self.host.kernel.fdb(ListAction::Append, device, entry, false)
                 }

@@ -59,6 +59,7 @@ proptest! {
             let errno = [libc::EBUSY, libc::EINVAL, libc::EPERM, libc::ENOMEM][errno];
             let moment = if after { Moment::After } else { Moment::Before };
             world.host.faults.push(Fault::once(skip, moment, errno));
+            world.forgetful |= after;
         }
         for act in &acts {
             world.take(act);

@@ -60,6 +60,12 @@ impl Kernel {
                 if !known {
                     device.fdb.push(row);
                 }
+                // The mark is the entry's, not the destination's, and what a user told keeps the user's.
+                let mut same_mac = device.fdb.iter_mut().filter(|row| row.entry.mac == entry.mac);
+                if same_mac.any(|row| !row.ours) {
+                    let all = device.fdb.iter_mut().filter(|row| row.entry.mac == entry.mac);
+                    all.for_each(|row| row.ours = false);
+                }
                 Ok(())
             }
         }

@@ -205,7 +205,7 @@ fn forwarding_entries_are_exactly_what_the_peers_say_and_strangers_entries_stay(
 }
 
 #[test]
-fn a_destination_that_a_stranger_floods_to_stays_and_new_peers_are_added_beside_it() {
+fn a_destination_that_a_stranger_floods_to_stays_and_peers_come_and_go_beside_it() {
     in_namespace(|| {
         require!(Feature::Tap, Feature::Vxlan, Feature::Veth);
         let (host, _other) = underlay();
@@ -224,6 +224,15 @@ fn a_destination_that_a_stranger_floods_to_stays_and_new_peers_are_added_beside_
         eventually(&host, &expected);
         daemon.json(&["resync"]);
         assert_eq!(forwarding(&host), expected);
+        daemon.assert_nothing_planned();
+        // Which of its destinations are ours is remembered: a peer that goes is flooded to no longer.
+        daemon.reload(&with_peers(&[peer("192.0.2.13", MAC_7)]));
+        let expected = entries(&[
+            (ZERO, "192.0.2.13"),
+            (ZERO, "192.0.2.99"),
+            ("fa:16:3e:00:00:07", "192.0.2.13"),
+        ]);
+        eventually(&host, &expected);
         daemon.assert_nothing_planned();
     });
 }
