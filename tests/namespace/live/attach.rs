@@ -43,6 +43,23 @@ fn a_tap_is_attached_to_a_bridge_as_the_contract_says() {
 }
 
 #[test]
+fn a_tap_costs_three_requests_however_many_are_there() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::Ipv6);
+        let host = Host::here();
+        let daemon = host.daemon(TWO_NETWORKS);
+        let _first = host.tap("tap0-first");
+        daemon.wait_port("tap0-first", "attached");
+        let made = daemon.counter("ops");
+        let _taps = host.taps("tap0-", 50);
+        daemon.wait_port("tap0-49", "attached");
+        // IPv6 off, master, up; nothing is read again.
+        assert_eq!(daemon.counter("ops") - made, 3 * 50);
+        assert_eq!(daemon.counter("resyncs"), 0);
+    });
+}
+
+#[test]
 fn a_bridge_keeps_its_address_and_mtu_whatever_ports_come_and_go() {
     in_namespace(|| {
         require!(Feature::Tap);

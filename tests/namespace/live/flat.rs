@@ -405,6 +405,58 @@ fn a_flat_network_on_an_existing_bridge_uses_it_as_it_is() {
 }
 
 #[test]
+fn an_interface_that_is_down_is_set_up() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::Veth);
+        let (host, neighbour) = (Host::here(), Host::new());
+        host.join("nic0", &neighbour, "eth0");
+        host.ip("link set nic0 down");
+        let daemon = host.daemon(FLAT);
+        let _tap = host.tap("tap0-1");
+        daemon.wait_port("tap0-1", "attached");
+        assert!(host.is_attached("nic0", "brqflat"));
+        host.ip("link set nic0 down");
+        wait_until("it is up again", SOON, || host.is_up("nic0"));
+    });
+}
+
+#[test]
+fn addresses_stay_with_the_bridge_while_a_guest_is_on_it_and_never_go_to_the_guest() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::Veth);
+        let (host, neighbour) = (Host::here(), Host::new());
+        host.join("nic0", &neighbour, "eth0");
+        host.ip("address add 198.51.100.7/24 dev nic0");
+        host.ip("route add default via 198.51.100.1 dev nic0 metric 50");
+        let daemon = host.daemon(FLAT);
+        let (tap, local) = (host.tap("tap0-1"), host.tap("tap1-1"));
+        daemon.wait_port("tap0-1", "attached");
+        daemon.wait_port("tap1-1", "attached");
+        // Mapped by nobody, put there by hand. First by name and by index of its bridge's ports after `tap0-1` is gone.
+        let _guest = host.tap("guest");
+        host.ip("link set guest master brqflat up");
+        drop((tap, local));
+        wait_until("the local network's bridge is pruned", SOON, || {
+            host.link("brqlocal").is_none()
+        });
+        assert!(host.is_attached("guest", "brqflat") && host.is_attached("nic0", "brqflat"));
+        let on = |link: &str| {
+            host.ip(&format!("address show dev {link}"))
+                .contains("198.51.100.7/24")
+        };
+        assert!(on("brqflat") && !on("guest") && !on("nic0"));
+        host.ip("link set guest nomaster");
+        wait_until("the bridge is gone", SOON, || host.link("brqflat").is_none());
+        assert!(on("nic0") && !on("guest"));
+        assert!(
+            host.ip("route show default")
+                .contains("via 198.51.100.1 dev nic0 metric 50")
+        );
+        assert!(host.link("guest").is_some(), "guests' taps are never deleted");
+    });
+}
+
+#[test]
 fn a_move_that_the_kernel_refuses_half_way_is_taken_back() {
     in_namespace(|| {
         require!(Feature::Tap, Feature::Veth, Feature::Ipv6);
