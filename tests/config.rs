@@ -414,6 +414,7 @@ fn the_shipped_files_show_every_key_there_is() {
         "[[port]]\n[[port.allowed_address_pairs]]\n",
         "[[floating_ip]]\n",
         "[[port_forward]]\n",
+        "[[port]]\n[[port.sub_port]]\n",
     ];
     for table in tables {
         let report = refused(config::load_str(

@@ -1,5 +1,7 @@
 //! Whether a network told over the control socket fits beside those that are there: the same rules as for files,
 //! without places to point at.
+//!
+//! Length: nearly half of it is tests.
 
 use super::Config;
 use crate::model::gateway::PortForward;
@@ -25,6 +27,10 @@ pub enum Unfit {
         physical: PhysicalName,
         mapped: LinkName,
     },
+    #[error("it can't have a bridge of its own: all networks are on {0}")]
+    SharedBridge(LinkName),
+    #[error("it can't be flat on {0}, which is a trunk of the VLAN-aware bridge")]
+    FlatOnTrunk(PhysicalName),
     #[error("its segment ({segment}) belongs to network {other}")]
     SameSegment { segment: String, other: String },
     #[error("device {name} belongs to {owner}")]
@@ -93,24 +99,42 @@ struct Devices {
 enum Carrier {
     Untagged(LinkName),
     Tagged(LinkName, u16),
+    /// On whatever trunk of the VLAN-aware bridge.
+    Trunk(u16),
     Vni(u32),
 }
 
 impl Devices {
     fn of(config: &Config, network: &Network) -> Result<Self, Unfit> {
-        let own = || network.bridge.map_or_else(|| owned::bridge_name(&network.id), Ok);
+        let shared = config
+            .bridge
+            .shared()
+            .filter(|_| !matches!(network.segment, Segment::Flat { .. }));
+        if let (Some(shared), Some(_)) = (shared, network.bridge) {
+            return Err(Unfit::SharedBridge(shared.name));
+        }
+        let own = || match shared {
+            Some(_) => Ok(None),
+            None => network
+                .bridge
+                .map_or_else(|| owned::bridge_name(&network.id), Ok)
+                .map(Some),
+        };
         let physical = |name: &PhysicalName| {
             let found = config.physical_networks.get(name);
             found.ok_or_else(|| Unfit::UnknownPhysicalNetwork(name.clone()))
         };
         Ok(match &network.segment {
             Segment::Local => Self {
-                bridge: Some(own()?),
+                bridge: own()?,
                 uplink: None,
                 carrier: None,
             },
             Segment::Flat { physical: name } => {
                 let physical = physical(name)?;
+                if config.bridge.shared().is_some() && physical.trunk && physical.bridge.is_none() {
+                    return Err(Unfit::FlatOnTrunk(name.clone()));
+                }
                 if let (Some(mapped), Some(own)) = (physical.bridge, network.bridge)
                     && mapped != own
                 {
@@ -118,11 +142,7 @@ impl Devices {
                     return Err(Unfit::MappedBridge { physical, mapped });
                 }
                 Self {
-                    bridge: if physical.bridge.is_some() {
-                        None
-                    } else {
-                        Some(own()?)
-                    },
+                    bridge: if physical.bridge.is_some() { None } else { own()? },
                     uplink: None,
                     carrier: physical.bridge.or(physical.interface).map(Carrier::Untagged),
                 }
@@ -130,15 +150,25 @@ impl Devices {
             Segment::Vlan { physical: name, vid } => {
                 let physical = physical(name)?;
                 let parent = physical.interface.or(physical.bridge);
+                if shared.is_some() && physical.trunk {
+                    return Ok(Self {
+                        bridge: None,
+                        uplink: None,
+                        carrier: Some(Carrier::Trunk(vid.get())),
+                    });
+                }
                 Self {
-                    bridge: Some(own()?),
+                    bridge: own()?,
                     uplink: parent.map(|parent| owned::vlan_name(&parent, *vid)).transpose()?,
                     carrier: parent.map(|parent| Carrier::Tagged(parent, vid.get())),
                 }
             }
             Segment::Vxlan { vni } => Self {
-                bridge: Some(own()?),
-                uplink: Some(owned::vxlan_name(*vni)?),
+                bridge: own()?,
+                uplink: match shared {
+                    Some(_) => None,
+                    None => Some(owned::vxlan_name(*vni)?),
+                },
                 carrier: Some(Carrier::Vni(vni.get())),
             },
         })
@@ -154,6 +184,7 @@ impl Devices {
             None => "local".to_owned(),
             Some(Carrier::Untagged(device)) => format!("untagged on {device}"),
             Some(Carrier::Tagged(device, vid)) => format!("vlan {vid} on {device}"),
+            Some(Carrier::Trunk(vid)) => format!("vlan {vid} on a trunk"),
             Some(Carrier::Vni(vni)) => format!("VNI {vni}"),
         }
     }

@@ -3,15 +3,16 @@
 //! Each check is one pass with hash maps, so that a hundred thousand networks cost what one costs, a hundred
 //! thousand times.
 
+use super::aware::BridgeSettings;
 use super::devices::Devices;
 use super::network::NetworkDraft;
 use super::physical::{Physical, PhysicalNetworks};
 use super::place::{At, Place};
-use super::port::PortDraft;
+use super::port::{PortDraft, PortNetworks, SubPortDraft};
 use super::report::Findings;
 use super::suggest;
 use super::vxlan::Vxlan;
-use crate::model::{LinkName, NetworkId, PortId, Segment, TapSelector, Vid, Vni};
+use crate::model::{LinkName, NetworkId, PortId, Segment, SubPort, TapSelector, Vid, Vni};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -19,6 +20,7 @@ pub(super) fn networks(
     networks: &[NetworkDraft],
     physical: &PhysicalNetworks,
     vxlan: &Vxlan,
+    bridge: &BridgeSettings,
     complete: bool,
     findings: &mut Findings,
 ) {
@@ -27,6 +29,10 @@ pub(super) fn networks(
         known_physical_networks(networks, physical, findings);
     }
     let mut devices = Devices::mapped(physical, networks, findings);
+    let shared = bridge.mode.shared();
+    if let (Some(shared), Some(place)) = (shared, bridge.place) {
+        devices.shared(shared.name, place, findings);
+    }
     let mut segments = Segments::default();
     let mut underlay_reported = false;
     for (index, draft) in networks.iter().enumerate() {
@@ -37,7 +43,7 @@ pub(super) fn networks(
             .segment
             .physical()
             .and_then(|name| physical.known.get(name));
-        let mut own_bridge = true;
+        let mut own_bridge = shared.is_none();
         // The device names of a segment used twice collide too: once said is enough.
         let mut unique = true;
         match &network.segment {
@@ -55,14 +61,15 @@ pub(super) fn networks(
             Segment::Vlan { vid, .. } => {
                 if let Some(parent) = mapping.and_then(Physical::parent) {
                     unique = segments.vlan(index, parent, *vid, networks, findings);
-                    if unique {
+                    let trunk = shared.is_some() && mapping.is_some_and(|m| m.value.trunk);
+                    if unique && !trunk {
                         devices.vlan(index, parent, *vid, draft.segmentation_place(), findings);
                     }
                 }
             }
             Segment::Vxlan { vni } => {
                 unique = segments.vxlan(index, *vni, networks, findings);
-                if unique {
+                if unique && shared.is_none() {
                     devices.vxlan(index, *vni, draft.segmentation_place(), findings);
                 }
                 underlay(draft, *vni, vxlan, &mut underlay_reported, findings);
@@ -258,7 +265,7 @@ pub(super) fn ports(
     networks: &[NetworkDraft],
     complete: bool,
     findings: &mut Findings,
-) -> Vec<Option<NetworkId>> {
+) -> Vec<Option<PortNetworks>> {
     unique_ports(ports, findings);
     unique_taps(ports, networks, findings);
     let known: HashMap<&str, &NetworkId> = networks
@@ -267,12 +274,7 @@ pub(super) fn ports(
         .map(|id| (id.value.as_str(), &id.value))
         .collect();
     let mut by_name: Option<HashMap<&str, &NetworkId>> = None;
-    let mut resolved = Vec::with_capacity(ports.len());
-    for port in ports {
-        let Some(network) = &port.network else {
-            resolved.push(None);
-            continue;
-        };
+    let mut look_up = |network: &At<Box<str>>, findings: &mut Findings| {
         let found = known.get(&*network.value).map(|id| (*id).clone());
         if found.is_none() && complete {
             // Only built for a file that is refused anyway.
@@ -298,7 +300,22 @@ pub(super) fn ports(
                 .error(network.place, format!("unknown network {:?}", network.value))
                 .hint(hint);
         }
-        resolved.push(found);
+        found
+    };
+    let mut resolved = Vec::with_capacity(ports.len());
+    for port in ports {
+        port.check_sub_ports(findings);
+        let own = port
+            .network
+            .as_ref()
+            .and_then(|network| look_up(network, findings));
+        let sub_port = |sub: &SubPortDraft| {
+            let (vid, network) = (sub.vid, look_up(&sub.network, findings)?);
+            Some(SubPort { vid, network })
+        };
+        let mut sub_ports: Vec<SubPort> = port.sub_ports.iter().filter_map(sub_port).collect();
+        sub_ports.sort();
+        resolved.push(own.map(|own| PortNetworks { own, sub_ports }));
     }
     resolved
 }

@@ -16,6 +16,8 @@ use std::collections::hash_map::Entry;
 enum Use<'a> {
     Interface(&'a str),
     MappedBridge(&'a str),
+    SharedBridge,
+    SharedVxlan,
     /// Index into the networks; the bridge's name is explicit or derived.
     Bridge {
         network: usize,
@@ -35,6 +37,8 @@ impl Use<'_> {
         match *self {
             Use::Interface(name) => format!("the interface of physical network `{name}`"),
             Use::MappedBridge(name) => format!("the bridge of physical network `{name}`"),
+            Use::SharedBridge => "the bridge of all networks".to_owned(),
+            Use::SharedVxlan => "the VXLAN device of all networks".to_owned(),
             Use::Bridge { network, .. } => format!("the bridge of network `{}`", label(network)),
             Use::VlanDevice { network } => format!("the VLAN device of network `{}`", label(network)),
             Use::VxlanDevice { network } => format!("the VXLAN device of network `{}`", label(network)),
@@ -84,6 +88,14 @@ impl<'a> Devices<'a> {
             }
         }
         Self { names, networks }
+    }
+
+    /// What networks share on a VLAN-aware bridge.
+    pub fn shared(&mut self, bridge: LinkName, place: Place, findings: &mut Findings) {
+        self.claim(bridge, Use::SharedBridge, place, findings);
+        if let Ok(vxlan) = owned::shared_vxlan_name() {
+            self.claim(vxlan, Use::SharedVxlan, place, findings);
+        }
     }
 
     /// The sub-interface of the network with this index.

@@ -14,6 +14,8 @@ pub struct Difference<'a> {
     pub taps: bool,
     /// `[physical_networks]` differs.
     pub physical_networks: bool,
+    /// `[bridge]`: one bridge for all or one for each differs.
+    pub bridge: bool,
     /// `[vxlan]` differs.
     pub vxlan: bool,
     /// `[policy]` differs: plugins are to be loaded anew. (A plugin's file may change without this.)
@@ -41,7 +43,12 @@ impl<T> Changes<'_, T> {
 impl Difference<'_> {
     pub fn is_empty(&self) -> bool {
         let same = self.networks.is_empty() && self.ports.is_empty() && self.needs_restart.is_empty();
-        same && !(self.taps || self.physical_networks || self.vxlan || self.policy || self.limits)
+        same && !(self.taps
+            || self.bridge
+            || self.physical_networks
+            || self.vxlan
+            || self.policy
+            || self.limits)
     }
 }
 
@@ -80,6 +87,7 @@ pub fn difference<'a>(old: &'a Config, new: &'a Config) -> Difference<'a> {
         ports: changes(&old.ports, &new.ports, PortKey::of),
         taps: old.taps != new.taps,
         physical_networks: old.physical_networks != new.physical_networks,
+        bridge: old.bridge != new.bridge,
         vxlan: old.vxlan != new.vxlan,
         policy: old.policy != new.policy,
         limits: before.prune_after != after.prune_after

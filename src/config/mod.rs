@@ -15,6 +15,7 @@
 //! `told` reads the same keys out of JSON, for what comes over the control socket and out of the store.
 
 mod addition;
+mod aware;
 mod check;
 mod devices;
 mod dhcp;
@@ -40,7 +41,9 @@ pub use diff::{Changes, Difference, difference};
 pub use report::{Diagnostic, Related, Report};
 pub use told::{gateway_from_json, gateway_to_json, port_facts_from_json};
 
-use crate::model::{Network, PhysicalName, PhysicalNetwork, PortMapping, TapMatch, VxlanSettings};
+use crate::model::{
+    BridgeMode, Network, PhysicalName, PhysicalNetwork, PortMapping, TapMatch, VxlanSettings,
+};
 use network::NetworkDraft;
 use place::{At, FileId, Place, Sources};
 use port::PortDraft;
@@ -61,6 +64,7 @@ pub struct Config {
     pub taps: TapMatch,
     pub physical_networks: BTreeMap<PhysicalName, PhysicalNetwork>,
     pub vxlan: VxlanSettings,
+    pub bridge: BridgeMode,
     pub policy: PolicySettings,
     pub networks: Vec<Sourced<Network>>,
     pub ports: Vec<Sourced<PortMapping>>,
@@ -174,7 +178,15 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
         complete,
         &mut findings,
     );
-    check::networks(&drafts.networks, &physical, &vxlan, complete, &mut findings);
+    aware::check(&drafts.networks, &physical, &vxlan, &bridge, &mut findings);
+    check::networks(
+        &drafts.networks,
+        &physical,
+        &vxlan,
+        &bridge,
+        complete,
+        &mut findings,
+    );
     let port_networks = check::ports(&drafts.ports, &drafts.networks, complete, &mut findings);
 
     if !findings.is_empty() {
@@ -184,12 +196,13 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
     let networks = drafts
         .networks
         .into_iter()
-        .filter_map(|draft| draft.finish(&bridge, local_ip, &sources));
+        .filter_map(|draft| draft.finish(&bridge.attributes, local_ip, &sources));
     let ports = drafts.ports.into_iter().zip(port_networks);
     Ok(Config {
         daemon,
         taps,
         vxlan: vxlan.settings,
+        bridge: bridge.mode.clone(),
         policy,
         networks: networks.collect(),
         ports: ports

@@ -66,6 +66,7 @@ fn physical_network(item: Item<'_>, findings: &mut Findings) -> Option<Physical>
     let interface = t.parsed("interface", "\"eth1\"", findings, units::link_name);
     let bridge = t.parsed("bridge", "\"br-ext\"", findings, units::link_name);
     let adopt = t.boolean("adopt", findings);
+    let trunk = t.boolean("trunk", findings);
     if !has_interface && !has_bridge {
         findings
             .error(
@@ -84,6 +85,14 @@ fn physical_network(item: Item<'_>, findings: &mut Findings) -> Option<Physical>
             )
             .hint("leave it out: a `bridge` is used as it is");
     }
+    if let Some(trunk) = trunk.filter(|t| t.value && !has_interface) {
+        findings
+            .error(
+                trunk.place,
+                "`trunk` makes an interface a port of the VLAN-aware bridge, and there is no `interface` here",
+            )
+            .hint("leave it out: the VLAN networks of a `bridge` have sub-interfaces of it");
+    }
     t.finish(findings);
     let refused = (has_interface && interface.is_none()) || (has_bridge && bridge.is_none());
     let name = name.filter(|_| !refused && (has_interface || has_bridge))?;
@@ -96,6 +105,7 @@ fn physical_network(item: Item<'_>, findings: &mut Findings) -> Option<Physical>
             interface: interface.map(|i| i.value),
             bridge: bridge.map(|b| b.value),
             adopt: adopt.is_some_and(|a| a.value),
+            trunk: trunk.is_some_and(|t| t.value),
         },
     })
 }

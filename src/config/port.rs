@@ -7,8 +7,10 @@ use super::reader::{Refusal, Table};
 use super::report::Findings;
 use super::units;
 use crate::model::{
-    AddressPair, Hostname, LinkName, Mac, NamePattern, NetworkId, PortId, PortMapping, TapSelector, owned,
+    AddressPair, Hostname, LinkName, Mac, NamePattern, NetworkId, PortId, PortMapping, SubPort, TapSelector,
+    Vid, owned,
 };
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// A port as read. Its network is a word until all networks are known.
@@ -22,6 +24,7 @@ pub(super) struct PortDraft {
     pub network: Option<At<Box<str>>>,
     pub facts: PortFacts,
     pub admin_state_up: bool,
+    pub sub_ports: Vec<SubPortDraft>,
     /// The header.
     pub place: Place,
 }
@@ -34,6 +37,56 @@ pub(super) struct PortFacts {
     pub hostname: Option<At<Hostname>>,
     pub port_security: Option<bool>,
     pub pairs: Vec<AddressPair>,
+}
+
+/// One `[[port.sub_port]]`.
+#[derive(Debug)]
+pub(super) struct SubPortDraft {
+    pub network: At<Box<str>>,
+    pub vid: Vid,
+    /// Of the VID.
+    pub place: Place,
+}
+
+/// The networks of a port, looked up.
+#[derive(Debug)]
+pub(super) struct PortNetworks {
+    pub own: NetworkId,
+    pub sub_ports: Vec<SubPort>,
+}
+
+fn sub_port(mut t: Table<'_>, findings: &mut Findings) -> Option<SubPortDraft> {
+    for (key, hint) in [
+        (
+            "network",
+            "the id of the [[network]] that the guest sees with this tag",
+        ),
+        ("segmentation_id", "the VLAN id between host and guest, 1..4094"),
+    ] {
+        if !t.has(key) {
+            t.missing(key, hint, findings);
+        }
+    }
+    let network = t.string("network", "\"6f0c2f5e-7d1b-4c39-9a35-0b7f6f0b1c11\"", findings);
+    let vid = t.integer("segmentation_id", "101", findings, |raw| Ok(Vid::new(raw)?));
+    // Neutron's word; it has no other kind either.
+    t.parsed("segmentation_type", "\"vlan\"", findings, |text| match text {
+        "vlan" => Ok(()),
+        _ => Err(Refusal::new(
+            format!("unknown segmentation_type {text:?}"),
+            "sub-ports are told apart by VLAN: segmentation_type = \"vlan\", or leave it out",
+        )),
+    });
+    t.finish(findings);
+    let (network, vid) = (network?, vid?);
+    Some(SubPortDraft {
+        network: At {
+            value: network.value.into(),
+            place: network.place,
+        },
+        vid: vid.value,
+        place: vid.place,
+    })
 }
 
 pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
@@ -79,6 +132,11 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
     };
     let facts = facts(&mut t, findings);
     let up = t.boolean("admin_state_up", findings);
+    let sub_ports = t.tables("sub_port", "[[port.sub_port]]", findings);
+    let sub_ports = sub_ports
+        .into_iter()
+        .filter_map(|t| sub_port(t, findings))
+        .collect();
     t.finish(findings);
     PortDraft {
         id,
@@ -90,18 +148,47 @@ pub(super) fn read(mut t: Table<'_>, findings: &mut Findings) -> PortDraft {
         }),
         facts,
         admin_state_up: up.is_none_or(|up| up.value),
+        sub_ports,
         place,
     }
 }
 
 impl PortDraft {
+    /// A trunk port has each tag once, and each network once.
+    pub fn check_sub_ports(&self, findings: &mut Findings) {
+        let mut tags: HashMap<Vid, Place> = HashMap::new();
+        let mut networks: HashMap<&str, Place> = HashMap::new();
+        networks.extend(self.network.as_ref().map(|own| (&*own.value, own.place)));
+        for sub in &self.sub_ports {
+            if let Some(first) = tags.insert(sub.vid, sub.place) {
+                findings
+                    .error(
+                        sub.place,
+                        format!("segmentation_id {} is given to two sub-ports", sub.vid),
+                    )
+                    .hint("the guest tells its networks apart by their tags: give each its own")
+                    .related(first, "it is first given here");
+            }
+            if let Some(first) = networks.insert(&sub.network.value, sub.network.place) {
+                findings
+                    .error(
+                        sub.network.place,
+                        format!("network {:?} is on this port twice", sub.network.value),
+                    )
+                    .hint("a guest with two ways into one network would be a loop")
+                    .related(first, "it is first named here");
+            }
+        }
+    }
+
     /// The mapping; only called when nothing was found wrong.
-    pub fn finish(self, network: NetworkId, sources: &Sources) -> Option<Sourced<PortMapping>> {
+    pub fn finish(self, networks: PortNetworks, sources: &Sources) -> Option<Sourced<PortMapping>> {
         Some(Sourced {
             value: self.facts.finish(PortMapping {
                 id: self.id.map(|id| id.value),
                 admin_state_up: self.admin_state_up,
-                ..PortMapping::new(self.tap?.value, network)
+                sub_ports: networks.sub_ports,
+                ..PortMapping::new(self.tap?.value, networks.own)
             }),
             origin: sources.origin(self.place),
         })

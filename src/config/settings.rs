@@ -1,10 +1,13 @@
 //! The small tables that are there once: `[daemon]`, `[taps]`, `[bridge]`.
 
 use super::DaemonSettings;
+use super::aware::BridgeSettings;
 use super::reader::{Refusal, Table};
 use super::report::Findings;
 use super::units;
-use crate::model::{BridgeAttributes, InvalidValue, NamePattern, TapMatch};
+use crate::model::{
+    BridgeAttributes, BridgeMode, InvalidValue, LinkName, NamePattern, SharedBridge, TapMatch, owned,
+};
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -150,23 +153,21 @@ fn kind(text: &str) -> Result<Box<str>, Refusal> {
     }
 }
 
-/// `[bridge]`: defaults for every network's bridge.
-pub(super) fn bridge(table: Option<Table<'_>>, findings: &mut Findings) -> BridgeAttributes {
+/// `[bridge]`: one bridge or many, and their defaults.
+pub(super) fn bridge(table: Option<Table<'_>>, findings: &mut Findings) -> BridgeSettings {
     let mut attributes = BridgeAttributes::default();
     let Some(mut t) = table else {
-        return attributes;
+        return BridgeSettings::default();
     };
-    t.parsed("mode", "\"per-network\"", findings, |text| match text {
-        "per-network" => Ok(()),
-        "vlan-aware" => Err(Refusal::new(
-            "one VLAN-aware bridge for all networks is not supported yet",
-            "write mode = \"per-network\", or leave it out: one bridge for each network",
-        )),
+    let aware = t.parsed("mode", "\"vlan-aware\"", findings, |text| match text {
+        "per-network" => Ok(false),
+        "vlan-aware" => Ok(true),
         _ => Err(Refusal::new(
             format!("unknown bridge mode {text:?}"),
-            "write mode = \"per-network\"",
+            "write mode = \"per-network\" or mode = \"vlan-aware\"",
         )),
     });
+    let name = t.parsed("name", "\"brvlan\"", findings, units::link_name);
     attributes.multicast_snooping = t.boolean("mcast_snooping", findings).map(|b| b.value);
     attributes.ageing_time = t
         .integer("ageing_time", "300", findings, |seconds| {
@@ -178,7 +179,17 @@ pub(super) fn bridge(table: Option<Table<'_>>, findings: &mut Findings) -> Bridg
         })
         .map(|hundredths| hundredths.value);
     t.finish(findings);
-    attributes
+    let place = name.as_ref().map(|n| n.place).or(aware.as_ref().map(|a| a.place));
+    let name = name.map_or_else(|| LinkName::new(owned::SHARED_BRIDGE), |n| Ok(n.value));
+    let mode = match (aware, name) {
+        (Some(aware), Ok(name)) if aware.value => BridgeMode::VlanAware(SharedBridge { name, attributes }),
+        _ => BridgeMode::PerNetwork,
+    };
+    BridgeSettings {
+        attributes,
+        mode,
+        place,
+    }
 }
 
 impl Default for DaemonSettings {

@@ -13,9 +13,17 @@ pub fn change(change: kernel::Change) -> Option<Change> {
     match change {
         kernel::Change::Link(link) => Some(Change::Upsert(link)),
         kernel::Change::LinkGone { index, .. } => Some(Change::Removed(index)),
-        kernel::Change::BridgePort { index, master, flags } => {
-            Some(Change::BridgePort { index, master, flags })
-        }
+        kernel::Change::BridgePort {
+            index,
+            master,
+            flags,
+            vlans,
+        } => Some(Change::BridgePort {
+            index,
+            master,
+            flags,
+            vlans,
+        }),
         kernel::Change::LeftBridge {
             index,
             master: Some(master),

@@ -3,8 +3,8 @@
 use super::convert;
 use super::reactor::Reactor;
 use crate::engine::event::{Event, Snapshot as Dump};
-use crate::kernel::nft::NftMonitor;
-use crate::model::{Ifindex, NeighbourEntry, NetworkId, owned};
+use crate::kernel::{self, nft::NftMonitor};
+use crate::model::{Ifindex, Link, LinkKind, NeighbourEntry, NetworkId, PortVlans, VniRow, owned};
 use crate::plan::Key;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
@@ -26,15 +26,46 @@ impl Reactor {
                 };
             }
         };
+        let (vlans, vnis) = match self.read_vlans(&links).await {
+            Ok(read) => read,
+            Err(error) => {
+                return Event::SnapshotFailed {
+                    error: convert::chain(&error),
+                };
+            }
+        };
         match self.snapshot.all_addresses().await {
             Ok(listing) => Event::Snapshot(Dump {
                 links,
                 addresses: listing.rows,
+                vlans,
+                vnis,
             }),
             Err(error) => Event::SnapshotFailed {
                 error: convert::chain(&error),
             },
         }
+    }
+
+    /// The VLANs of all bridge ports and the VNIs of the shared VXLAN device, where there is a VLAN-aware bridge.
+    async fn read_vlans(
+        &mut self,
+        links: &[Link],
+    ) -> Result<(Vec<(Ifindex, PortVlans)>, Vec<(Ifindex, VniRow)>), kernel::Error> {
+        if self.engine.desired().mode.shared().is_none() {
+            return Ok(Default::default());
+        }
+        let vlans = self.snapshot.vlans().await?.rows;
+        let shared = owned::shared_vxlan_name().ok();
+        let device = links.iter().find(|link| {
+            Some(link.name) == shared && matches!(&link.kind, LinkKind::Vxlan(v) if v.vnifilter)
+        });
+        let mut vnis = Vec::new();
+        if let Some(device) = device.map(|link| link.index) {
+            let rows = self.snapshot.vnis(device).await?.rows;
+            vnis.extend(rows.into_iter().map(|row| (device, row)));
+        }
+        Ok((vlans, vnis))
     }
 
     pub(super) async fn read_forwarding(&mut self, network: NetworkId, device: Ifindex) -> Event {

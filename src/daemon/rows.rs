@@ -5,7 +5,7 @@ use crate::desired::guard::Entry;
 use crate::engine::Engine;
 use crate::engine::state::{PortState, SegmentState, Tap};
 use crate::model::{Ifindex, Link, LinkName, Network};
-use crate::plan::op::{GuardTable, Master, Op};
+use crate::plan::op::{GuardTable, ListAction, Master, Op};
 
 pub fn port_word(state: &PortState) -> Word {
     match state {
@@ -157,6 +157,20 @@ pub fn op_args(op: &Op) -> serde_json::Value {
         Op::Fdb { link, entry, .. } => {
             json!({"link": link.name.to_string(), "mac": entry.mac.to_string(), "dst": entry.dst.map(|d| d.to_string())})
         }
+        Op::Vlan { action, link, row } => json!({
+            "link": link.name.to_string(),
+            "vid": row.vid.get(),
+            "present": *action != ListAction::Delete,
+            "pvid": row.pvid,
+            "untagged": row.untagged,
+            "vni": row.vni.map(|vni| vni.get()),
+        }),
+        Op::Vni { action, link, row } => json!({
+            "link": link.name.to_string(),
+            "vni": row.vni.get(),
+            "present": *action != ListAction::Delete,
+            "group": row.group.map(|group| group.to_string()),
+        }),
         Op::Neighbour { link, entry, .. } => {
             json!({"link": link.name.to_string(), "ip": entry.ip.to_string(), "mac": entry.mac.to_string()})
         }

@@ -87,6 +87,7 @@ pub fn desired(config: &Config, told: &Told, host: &str) -> Desired {
     let mut desired = Desired::new(config.taps.clone(), host);
     desired.physical = config.physical_networks.clone();
     desired.vxlan = config.vxlan.clone();
+    desired.mode = config.bridge.clone();
     for network in told
         .networks
         .values()
@@ -133,6 +134,7 @@ pub fn changes(before: &Config, after: &Config) -> Vec<String> {
     lines("port", &difference.ports, |p| selector_text(&p.tap), &mut all);
     for (table, different) in [
         ("[taps]", difference.taps),
+        ("[bridge]", difference.bridge),
         ("[vxlan]", difference.vxlan),
         ("[physical_networks]", difference.physical_networks),
         ("[policy]", difference.policy),

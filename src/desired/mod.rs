@@ -4,16 +4,18 @@
 //! One file per feature, each with one `derive_*` that looks at the desired facts and the mirror and returns a value;
 //! it never fails: what cannot be is a reason (`Pending`, `Conflict`) that goes into the port's or network's state.
 
+pub mod aware;
 pub mod fdb;
 pub mod guard;
 pub mod port;
 pub mod segment;
 pub mod service;
 pub mod verdict;
+pub mod vid;
 
 use crate::model::{
-    LinkName, Network, NetworkId, PhysicalName, PhysicalNetwork, PortId, PortMapping, TapMatch, TapSelector,
-    VxlanSettings, owned,
+    BridgeMode, LinkName, Network, NetworkId, PhysicalName, PhysicalNetwork, PortId, PortMapping, TapMatch,
+    TapSelector, VxlanSettings, owned,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +25,9 @@ pub struct Desired {
     pub taps: TapMatch,
     pub physical: BTreeMap<PhysicalName, PhysicalNetwork>,
     pub vxlan: VxlanSettings,
+    pub mode: BridgeMode,
+    /// VLAN ids on the VLAN-aware bridge; kept by the engine, told by nobody.
+    pub vids: vid::Vids,
     /// Distinguishes this host in derived MAC addresses (two hosts have bridges of the same name).
     pub host: Box<str>,
     networks: BTreeMap<NetworkId, Network>,
@@ -36,6 +41,8 @@ impl Desired {
             taps,
             physical: BTreeMap::new(),
             vxlan: VxlanSettings::default(),
+            mode: BridgeMode::default(),
+            vids: vid::Vids::default(),
             host: host.into(),
             networks: BTreeMap::new(),
             exact: BTreeMap::new(),
@@ -103,6 +110,9 @@ impl Desired {
 
     /// Name of the bridge that carries a network's ports.
     pub fn bridge_name(&self, network: &Network) -> Option<LinkName> {
+        if let Some(shared) = aware::shared_bridge(self, network) {
+            return Some(shared.name);
+        }
         if let Some(physical) = network
             .segment
             .physical()
@@ -117,8 +127,10 @@ impl Desired {
 
     /// Networks whose settings, or the settings they lean on, differ between the two.
     pub fn changed_networks(&self, other: &Desired) -> BTreeSet<NetworkId> {
-        let everything =
-            self.vxlan != other.vxlan || self.physical != other.physical || self.host != other.host;
+        let everything = self.vxlan != other.vxlan
+            || self.physical != other.physical
+            || self.mode != other.mode
+            || self.host != other.host;
         let ids = self.networks.keys().chain(other.networks.keys());
         ids.filter(|id| everything || self.networks.get(id) != other.networks.get(id))
             .cloned()

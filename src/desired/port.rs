@@ -3,7 +3,7 @@
 use super::Desired;
 use super::guard::{Entry, derive_guard};
 use super::verdict::PortVerdict;
-use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, TapSelector};
+use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, SubPort, TapSelector};
 use crate::observed::is_tap_kind;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct PortWant {
     pub fdb: Vec<Mac>,
     /// What it may send; none if it may send anything.
     pub guard: Option<Arc<[Entry]>>,
+    /// Further networks of a trunk port that are known.
+    pub sub_ports: Vec<SubPort>,
 }
 
 impl PortIntent {
@@ -93,6 +95,13 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
             .map(Arc::from),
         fdb: verdict.map_or_else(Vec::new, |v| {
             v.fdb.iter().filter(|e| e.dst.is_none()).map(|e| e.mac).collect()
+        }),
+        sub_ports: mapping.map_or_else(Vec::new, |m| {
+            let known = m
+                .sub_ports
+                .iter()
+                .filter(|sub| desired.network(&sub.network).is_some());
+            known.cloned().collect()
         }),
     })
 }

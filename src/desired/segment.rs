@@ -1,6 +1,7 @@
 //! What a network's bridge and uplink should be.
 
 use super::Desired;
+use super::aware;
 use super::verdict::NetworkVerdict;
 use crate::model::{
     BridgeAttributes, Ifindex, LinkName, Mac, Mtu, Network, PhysicalNetwork, Segment, Vid, Vni,
@@ -23,6 +24,47 @@ pub struct SegmentWant {
     pub made: Box<str>,
     /// Text of `ifalias` on what we find and take over.
     pub adopted: Box<str>,
+    /// On the VLAN-aware bridge that it shares with others.
+    pub shared: Option<SharedWant>,
+}
+
+/// A network's place on a shared bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedWant {
+    pub vid: Vid,
+}
+
+impl SegmentWant {
+    /// The marks of its bridge: a shared one is nobody's own.
+    pub fn bridge_marks(&self) -> Marks {
+        match self.shared {
+            Some(_) => Marks::shared(),
+            None => self.marks(),
+        }
+    }
+    /// The marks of its own devices.
+    pub fn marks(&self) -> Marks {
+        Marks {
+            made: self.made.clone(),
+            adopted: self.adopted.clone(),
+        }
+    }
+}
+
+/// Texts of `ifalias` on a device that we make, or find and take over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    pub made: Box<str>,
+    pub adopted: Box<str>,
+}
+
+impl Marks {
+    pub fn shared() -> Self {
+        Self {
+            made: owned::alias_shared(),
+            adopted: owned::alias_shared_adopted(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +101,20 @@ pub enum UplinkWant {
         attributes: VxlanAttributes,
         mtu: Option<Mtu>,
     },
+    /// The interface itself, port of the VLAN-aware bridge, for all VLAN networks on it.
+    Trunk {
+        name: LinkName,
+        index: Ifindex,
+        adopt: bool,
+    },
+    /// The VXLAN device of all networks; `vni` and `group` are this one's.
+    SharedVxlan {
+        name: LinkName,
+        vni: Vni,
+        group: Option<IpAddr>,
+        attributes: VxlanAttributes,
+        mtu: Option<Mtu>,
+    },
 }
 
 impl UplinkWant {
@@ -67,7 +123,9 @@ impl UplinkWant {
             UplinkWant::None => None,
             UplinkWant::Flat { name, .. }
             | UplinkWant::Vlan { name, .. }
-            | UplinkWant::Vxlan { name, .. } => Some(*name),
+            | UplinkWant::Vxlan { name, .. }
+            | UplinkWant::Trunk { name, .. }
+            | UplinkWant::SharedVxlan { name, .. } => Some(*name),
         }
     }
 }
@@ -85,12 +143,17 @@ pub enum Waiting {
     LocalAddress(IpAddr),
     #[error("no local_ip is configured in [vxlan]")]
     NoLocalAddress,
+    #[error("no VLAN id is free on {0}")]
+    NoVid(LinkName),
     #[error("{0}")]
     BadName(String),
 }
 
 /// Names of the links that a network leans on, for finding out whom an event concerns.
 pub fn link_names(desired: &Desired, network: &Network) -> Vec<LinkName> {
+    if let Some(shared) = aware::shared_bridge(desired, network) {
+        return aware::link_names(desired, network, shared);
+    }
     let mut names: Vec<LinkName> = desired.bridge_name(network).into_iter().collect();
     let physical = network
         .segment
@@ -111,7 +174,7 @@ pub fn link_names(desired: &Desired, network: &Network) -> Vec<LinkName> {
 }
 
 /// The device that a physical network's VLAN sub-interfaces ride on: its interface, else its bridge.
-fn vlan_parent(physical: &PhysicalNetwork) -> Option<LinkName> {
+pub(super) fn vlan_parent(physical: &PhysicalNetwork) -> Option<LinkName> {
     physical.interface.or(physical.bridge)
 }
 
@@ -121,6 +184,9 @@ pub fn derive_segment(
     network: &Network,
     verdict: Option<&NetworkVerdict>,
 ) -> Result<SegmentWant, Waiting> {
+    if let Some(shared) = aware::shared_bridge(desired, network) {
+        return aware::derive(desired, observed, network, shared, verdict);
+    }
     let name = desired
         .bridge_name(network)
         .ok_or_else(|| Waiting::BadName(format!("no bridge name for {}", network.id)))?;
@@ -202,19 +268,17 @@ pub fn derive_segment(
             )
         }
         (Segment::Vxlan { vni }, _) => {
-            let (uplink, underlay_mtu) = derive_vxlan(&desired.vxlan, observed, *vni, verdict)?;
+            let name = owned::vxlan_name(*vni).map_err(|e| Waiting::BadName(e.to_string()))?;
+            let (attributes, underlay_mtu) = derive_vxlan(&desired.vxlan, observed, name, *vni, verdict)?;
             let mtu = asked.or(underlay_mtu);
             let seed = desired
                 .vxlan
                 .local_ip
                 .map_or_else(String::new, |ip| ip.to_string());
-            let uplink = match uplink {
-                UplinkWant::Vxlan { name, attributes, .. } => UplinkWant::Vxlan {
-                    name,
-                    attributes,
-                    mtu: verdict.and_then(|v| v.uplink_mtu).or(mtu),
-                },
-                other => other,
+            let uplink = UplinkWant::Vxlan {
+                name,
+                attributes,
+                mtu: verdict.and_then(|v| v.uplink_mtu).or(mtu),
             };
             (uplink, mtu, own_mac(&seed))
         }
@@ -239,10 +303,11 @@ pub fn derive_segment(
         mtu,
         made: owned::alias_made(&network.id, moved_from.as_ref()),
         adopted: owned::alias_adopted(&network.id, moved_from.as_ref()),
+        shared: None,
     })
 }
 
-fn missing(physical: &PhysicalNetwork, interface: LinkName) -> Waiting {
+pub(super) fn missing(physical: &PhysicalNetwork, interface: LinkName) -> Waiting {
     Waiting::Interface {
         physical: physical.name.to_string(),
         interface,
@@ -264,16 +329,18 @@ fn bridge_attributes(network: &Network, verdict: Option<&NetworkVerdict>) -> Bri
         ageing_time: policy.ageing_time.or(asked.ageing_time),
         multicast_snooping: policy.multicast_snooping.or(asked.multicast_snooping),
         vlan_filtering: policy.vlan_filtering.or(asked.vlan_filtering),
+        vlan_default_pvid: None,
     }
 }
 
-fn derive_vxlan(
+/// What a VXLAN device called `name` should be, and the MTU that its underlay leaves.
+pub(super) fn derive_vxlan(
     settings: &VxlanSettings,
     observed: &Observed,
+    name: LinkName,
     vni: Vni,
     verdict: Option<&NetworkVerdict>,
-) -> Result<(UplinkWant, Option<Mtu>), Waiting> {
-    let name = owned::vxlan_name(vni).map_err(|e| Waiting::BadName(e.to_string()))?;
+) -> Result<(VxlanAttributes, Option<Mtu>), Waiting> {
     let local = settings.local_ip.ok_or(Waiting::NoLocalAddress)?;
     let standing = observed.by_name(&name);
     let underlay = observed.link_with_address(local);
@@ -310,13 +377,7 @@ fn derive_vxlan(
         proxy: settings.arp_responder,
         srcport: settings.srcport.unwrap_or((0, 0)),
         external: false,
+        vnifilter: false,
     };
-    Ok((
-        UplinkWant::Vxlan {
-            name,
-            attributes,
-            mtu: None,
-        },
-        mtu,
-    ))
+    Ok((attributes, mtu))
 }

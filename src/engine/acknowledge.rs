@@ -31,6 +31,7 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
                 have.ageing_time = attributes.ageing_time.or(have.ageing_time);
                 have.multicast_snooping = attributes.multicast_snooping.or(have.multicast_snooping);
                 have.vlan_filtering = attributes.vlan_filtering.or(have.vlan_filtering);
+                have.vlan_default_pvid = attributes.vlan_default_pvid.or(have.vlan_default_pvid);
             }
         }),
         Op::SetVxlan { link, attributes } => update_ref(observed, link, |l| {
@@ -57,6 +58,22 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
                 present: *action != ListAction::Delete,
             }),
             _ => Effect::Same,
+        },
+        Op::Vlan { action, link, row } => match index_of(observed, link) {
+            Some(index) => observed.apply(Change::PortVlan {
+                index,
+                vid: row.vid,
+                row: (*action != ListAction::Delete).then_some(*row),
+            }),
+            None => Effect::Same,
+        },
+        Op::Vni { action, link, row } => match index_of(observed, link) {
+            Some(index) => observed.apply(Change::Vni {
+                index,
+                row: *row,
+                present: *action != ListAction::Delete,
+            }),
+            None => Effect::Same,
         },
         // Not part of the link mirror: the engine keeps forwarding entries per device.
         Op::CreateBridge { .. }

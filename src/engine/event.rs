@@ -3,7 +3,7 @@
 
 use crate::desired::Desired;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
-use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, TapSelector};
+use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, PortVlans, TapSelector, VniRow};
 use crate::observed::Change;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
@@ -85,6 +85,9 @@ pub enum Loss {
 pub struct Snapshot {
     pub links: Vec<Link>,
     pub addresses: Vec<(Ifindex, IpAddr)>,
+    /// With a VLAN-aware bridge: the VLANs of every bridge port, the VNIs of VXLAN devices.
+    pub vlans: Vec<(Ifindex, PortVlans)>,
+    pub vnis: Vec<(Ifindex, VniRow)>,
 }
 
 /// Which questions policy wants to be asked.

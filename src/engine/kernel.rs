@@ -25,6 +25,9 @@ impl Engine {
             Effect::Changed(before) => self.on_changed(&before, cause, now),
             Effect::Gone(link) => self.on_gone(&link, cause, now),
             Effect::Addresses(_) => self.on_addresses(cause),
+            Effect::Vlans(index, vids) => self.on_vlans(index, &vids, cause),
+            // Told by our own operations only.
+            Effect::Vnis(..) => {}
         }
     }
 
@@ -73,6 +76,7 @@ impl Engine {
             self.mark_watchers(&before.name, cause);
         }
         self.mark_watchers(&name, cause);
+        self.mark_trunk_of(index, cause);
         if left_or_joined && before.master.is_some() {
             self.port_left(before.master, cause);
         }
@@ -111,12 +115,14 @@ impl Engine {
             if let Some(id) = tap.intent.network() {
                 self.release(&id.clone(), link.index, now);
             }
+            self.release_sub_users(&tap.sub_networks, link.index, now);
             if let Some(at) = tap.retry_at {
                 self.timers.remove(&(at, Key::Port(link.index)));
             }
             self.note(now, cause, What::TapGone { port: label });
         }
         self.guard_left(link.index, cause);
+        self.sub_interface_gone(link, cause);
         self.idle.remove(&link.index);
         self.left_behind.remove(&link.index);
         self.end_waits_for(&link.name);
@@ -233,6 +239,8 @@ impl Engine {
         if self.observed.replace_addresses(snapshot.addresses) {
             self.on_addresses(cause);
         }
+        self.observed.replace_vlans(snapshot.vlans, snapshot.vnis);
+        self.recognise_vids();
         // What the mirror does not hold is read again where it is used.
         for segment in self.segments.values_mut() {
             segment.forwarding = None;
@@ -277,7 +285,7 @@ impl Engine {
 
     pub(super) fn replace_desired(&mut self, desired: Desired, cause: CauseId, now: Time) {
         let changed = self.desired.changed_networks(&desired);
-        self.desired = desired;
+        self.take_desired(desired, now);
         self.look_for_guards(cause);
         for id in changed {
             self.network_changed(&id, cause, now);

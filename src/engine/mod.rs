@@ -14,10 +14,12 @@
 //! Length: the machine's one state struct with the three calls that drive it; what they do is in the files beside it.
 
 mod acknowledge;
+mod aware;
 pub mod backoff;
 pub mod event;
 mod guard;
 mod kernel;
+mod needed;
 pub mod note;
 mod original;
 mod orphan;
@@ -27,6 +29,7 @@ mod relocation;
 mod retry;
 mod segment;
 pub mod state;
+mod sub_port;
 mod tap;
 mod users;
 mod verdicts;
@@ -88,6 +91,8 @@ pub struct Engine {
     watched: BTreeMap<LinkName, BTreeSet<NetworkId>>,
     /// Devices of ours that nothing needs, and since when.
     idle: BTreeMap<Ifindex, Time>,
+    /// Networks with a VLAN on the shared bridge that nothing needs, and since when.
+    idle_vids: BTreeMap<NetworkId, Time>,
     prune_check_at: Option<Time>,
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
@@ -127,6 +132,7 @@ impl Engine {
             timers: BTreeSet::new(),
             watched: BTreeMap::new(),
             idle: BTreeMap::new(),
+            idle_vids: BTreeMap::new(),
             prune_check_at: None,
             prune_after,
             give_back: None,
@@ -150,6 +156,7 @@ impl Engine {
             counters: Counters::default(),
             notes: Vec::new(),
         };
+        engine.observed.keep_vlans(engine.desired.mode.shared().is_some());
         engine.start_prewarmed(now);
         engine.look_for_guards(CauseId::default());
         engine

@@ -115,6 +115,7 @@ mod tests {
             admin_state_up: true,
             guard: None,
             fdb: Vec::new(),
+            sub_ports: Vec::new(),
         }
     }
 

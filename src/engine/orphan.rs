@@ -6,18 +6,17 @@
 
 use super::Engine;
 use super::event::{Action, Failure};
+use super::needed::is_root;
 use super::note::What;
 use super::relocation::{GiveBack, SLOW_RETRY, end_of, undo_of};
 use super::state::{Moving, SegmentState};
-use crate::desired::segment::link_names;
-use crate::model::owned::Mark;
+use crate::model::owned::{self, Mark};
 use crate::model::{Ifindex, Link, LinkKind, LinkName, NetworkId, Time};
 use crate::plan::address_move::{Carried, address_of, carries_anything, plan_move, verify};
 use crate::plan::flat::recorded_uplink as recorded_uplink_name;
-use crate::plan::op::{LinkChange, Master, Op};
+use crate::plan::op::{LinkChange, LinkRef, Master, Op};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Changes come in bunches; one look serves them all.
@@ -71,30 +70,31 @@ impl Engine {
                 }
             }
         }
+        let (action, due) = self.look_at_idle_vlans(now, prune_after);
+        if action.is_some() {
+            self.prune_check_at = Some(now);
+            return action;
+        }
         // Never at once again: what is not due now is not due in this turn.
-        let next = self.idle.values().min().map(|since| since.plus(prune_after));
+        let next = self
+            .idle
+            .values()
+            .map(|since| since.plus(prune_after))
+            .chain(due)
+            .min();
         self.prune_check_at = next.map(|at| at.max(now.plus(GATHER)));
         None
-    }
-
-    /// Names of all devices that networks in use lean on.
-    fn needed_names(&self) -> BTreeSet<LinkName> {
-        self.segments
-            .iter()
-            .filter_map(|(id, segment)| {
-                let network = self.desired.network(id)?;
-                (!segment.users.is_empty() || network.prewarm).then_some(network)
-            })
-            .flat_map(|network| link_names(&self.desired, network))
-            .collect()
     }
 
     fn remove_orphan(&mut self, index: Ifindex) -> Option<Action> {
         let link = self.observed.link(index)?;
         let uplink = recorded_uplink(self, link);
         let ports: Vec<&Link> = self.observed.ports_of(index).collect();
+        let shared = owned::is_shared(link.alias.as_deref());
+        let trunks: Vec<LinkName> = self.trunk_interfaces().filter(|_| shared).collect();
         let is_ours = |port: &&Link| {
             Some(port.index) == uplink
+                || trunks.contains(&port.name)
                 || (matches!(port.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_))
                     && Mark::read(port.alias.as_deref()).is_made())
         };
@@ -115,16 +115,17 @@ impl Engine {
             // Somebody's addresses, and no interface recorded that they would belong to.
             return None;
         }
-        let mut steps: Vec<Step> = ports
-            .iter()
-            .filter(|port| Some(port.index) != uplink)
-            .map(|port| {
-                Op::DeleteLink {
-                    link: reference(port),
-                }
-                .into()
-            })
-            .collect();
+        let mut steps: Vec<Step> = Vec::new();
+        for port in ports.iter().filter(|port| Some(port.index) != uplink) {
+            let link = reference(port);
+            if trunks.contains(&port.name) {
+                steps.push(release(link).into());
+                // We silenced it when it became a port.
+                steps.push(Op::DisableIpv6 { link, disable: false }.into());
+            } else {
+                steps.push(Op::DeleteLink { link }.into());
+            }
+        }
         steps.push(
             Op::DeleteLink {
                 link: reference(link),
@@ -197,14 +198,13 @@ fn end_give_back(engine: &mut Engine, bridge: Ifindex, error: Option<String>, no
     }
 }
 
-/// Not hanging below another orphan, with which it goes.
-fn is_root(engine: &Engine, link: &Link, needed: &BTreeSet<LinkName>) -> bool {
-    if link.is_bridge() {
-        return true;
-    }
-    match link.master.and_then(|master| engine.observed.link(master)) {
-        Some(bridge) => needed.contains(&bridge.name) && !Mark::read(bridge.alias.as_deref()).is_made(),
-        None => true,
+fn release(link: LinkRef) -> Op {
+    Op::SetLink {
+        link,
+        change: LinkChange {
+            master: Some(Master::Clear),
+            ..LinkChange::default()
+        },
     }
 }
 

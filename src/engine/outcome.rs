@@ -5,6 +5,7 @@ use super::note::What;
 use super::state::{PortLabel, PortState, SegmentState};
 use super::{Engine, acknowledge, backoff, orphan, relocation};
 use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
+use crate::plan::forwarding::ForwardingHave;
 use crate::plan::op::{LinkChange, ListAction, Master, Op};
 use crate::plan::{CauseId, Key};
 
@@ -91,6 +92,14 @@ impl Engine {
                     have.acknowledge(op);
                 }
             }
+            // A VNI just made known has no entries of ours: no need to read a list that is long on a shared device.
+            (Key::Network(id), Op::Vni { link, .. }) => {
+                if let Some(device) = self.observed.by_name(&link.name).map(|l| l.index)
+                    && let Some(segment) = self.segments.get_mut(id)
+                {
+                    segment.has_forwarding(device, ForwardingHave::default());
+                }
+            }
             (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {
                 if let (Some(entry), Some(device)) = (self.segments.get_mut(id), link.index) {
                     entry.forwarding_done(device, op);
@@ -139,7 +148,17 @@ impl Engine {
                     .is_some_and(|l| l.master == Some(*bridge))
             });
         match (want, bridge) {
-            (Some(want), Some(bridge)) => self.settle_attached(index, bridge, want.admin_state_up, now),
+            (Some(want), Some(bridge)) => {
+                self.settle_attached(index, bridge, want.admin_state_up, now);
+                if !want.sub_ports.is_empty()
+                    || self
+                        .taps
+                        .get(&index)
+                        .is_some_and(|t| !t.sub_interfaces.is_empty())
+                {
+                    self.mark_tap(index, cause);
+                }
+            }
             // Detached on purpose, or overtaken by events: look again.
             _ => self.mark_tap(index, cause),
         }

@@ -10,7 +10,7 @@ use super::{Engine, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
 use crate::engine::note::What;
-use crate::model::{Ifindex, NetworkId, Time};
+use crate::model::{Ifindex, NetworkId, Time, Vni};
 use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
 use crate::plan::segment::{plan_segment, reference};
 use crate::plan::{CauseId, Conflict, Key, Plan, Step};
@@ -48,7 +48,9 @@ impl Engine {
         if entry.verdict.is_first_wait() {
             return None;
         }
-        let verdict = entry.verdict.verdict();
+        self.settle_vid(id, cause);
+        let network = self.desired.network(id)?;
+        let verdict = self.segments.get(id)?.verdict.verdict();
         let want = match derive_segment(&self.desired, &self.observed, network, verdict) {
             Ok(want) => want,
             Err(waiting) => {
@@ -106,9 +108,14 @@ impl Engine {
             self.set_segment_state(id, SegmentState::Configuring, now);
             return relocation::enslave_flat(self, id, &want, plan.enslave, bridge);
         }
-        if let UplinkWant::Vxlan { name, .. } = &want.uplink {
+        let vxlan = match &want.uplink {
+            UplinkWant::Vxlan { name, .. } => Some((name, None)),
+            UplinkWant::SharedVxlan { name, vni, .. } => Some((name, Some(*vni))),
+            _ => None,
+        };
+        if let Some((name, vni)) = vxlan {
             let device = self.observed.by_name(name)?.index;
-            if let Some(action) = self.look_at_forwarding(id, device, cause) {
+            if let Some(action) = self.look_at_forwarding(id, device, vni, cause) {
                 return Some(action);
             }
         }
@@ -116,18 +123,28 @@ impl Engine {
         None
     }
 
-    fn look_at_forwarding(&mut self, id: &NetworkId, device: Ifindex, cause: CauseId) -> Option<Action> {
+    /// `vni`: on the device of many networks, which one's entries.
+    fn look_at_forwarding(
+        &mut self,
+        id: &NetworkId,
+        device: Ifindex,
+        vni: Option<Vni>,
+        cause: CauseId,
+    ) -> Option<Action> {
         let network = self.desired.network(id)?;
         let entry = self.segments.get(id)?;
         let ports = entry
             .users
             .iter()
-            .filter_map(|index| self.taps.get(index)?.verdict());
+            .filter_map(|index| self.taps.get(index))
+            // Not of a trunk port that has another network for its own.
+            .filter(|tap| tap.intent.network() == Some(id))
+            .filter_map(|tap| tap.verdict());
         let want = derive_forwarding(&self.desired, network, entry.verdict.verdict(), ports);
         match &entry.forwarding {
             Some((read, have)) if *read == device => {
                 let link = reference(self.observed.link(device)?);
-                let ops = plan_forwarding(&want, have, link);
+                let ops = plan_forwarding(&want, have, link, vni);
                 if ops.is_empty() {
                     return None;
                 }
@@ -165,6 +182,11 @@ impl Engine {
         };
         let news =
             entry.state != SegmentState::Ready || entry.bridge != Some(bridge) || entry.mtu != want.mtu;
+        let news = news
+            || entry
+                .settled
+                .as_ref()
+                .is_some_and(|was| was.shared != want.shared);
         entry.bridge = Some(bridge);
         entry.uplink = uplink;
         entry.mtu = want.mtu;
@@ -282,10 +304,16 @@ impl Engine {
         have: Result<ForwardingHave, Failure>,
         now: Time,
     ) {
+        let shared = self.is_shared_vxlan(device);
         let Some(entry) = self.segments.get_mut(id) else {
             return;
         };
         match have {
+            Ok(have) if shared => {
+                let cause = entry.cause;
+                self.share_forwarding(device, &have);
+                self.mark_segment(id, cause);
+            }
             Ok(have) => {
                 entry.has_forwarding(device, have);
                 let cause = entry.cause;

@@ -139,6 +139,12 @@ pub struct Tap {
     pub settled: Option<(PortWant, Option<Mtu>)>,
     /// Static entries that we put on its port.
     pub fdb: Vec<Mac>,
+    /// Networks of its sub-ports that count it among their users.
+    pub sub_networks: Vec<NetworkId>,
+    /// Sub-interfaces that it has, or is about to.
+    pub sub_interfaces: Vec<LinkName>,
+    /// What stands in a sub-port's way.
+    pub sub_remark: Option<Box<str>>,
     /// How it was before policy said otherwise.
     pub original: Original,
     /// An MTU that the kernel refused for it: the attach stands, the MTU is not asked for again.
@@ -183,6 +189,9 @@ impl Tap {
             admin_state_applied: None,
             settled: None,
             fdb: Vec::new(),
+            sub_networks: Vec::new(),
+            sub_interfaces: Vec::new(),
+            sub_remark: None,
             original: Original::default(),
             refused_mtu: None,
             failures: 0,

@@ -10,6 +10,7 @@ use super::state::{PortLabel, PortState, SegmentState};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, TapSelector, Time};
+use crate::plan::membership::Membership;
 use crate::plan::port::{Place, PortMemory, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
@@ -74,6 +75,7 @@ impl Engine {
         let tap = self.taps.get(&index)?;
         let network = tap.intent.network().cloned();
         self.move_user(index, previous, network, cause, now);
+        self.move_sub_users(index, cause, now);
         match self.taps.get(&index)?.intent.clone() {
             PortIntent::Unmanaged => {
                 self.set_port_state(
@@ -179,16 +181,24 @@ impl Engine {
         want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         let mut original = tap.original.clone();
         original.complete(&mut want, segment_mtu, link, place != Place::Right);
+        let vlans = self.vlans_wanted(&want);
         let memory = PortMemory {
             admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
             fdb: &tap.fdb,
             guard: self.entries_of(index),
+            vlans: vlans.as_ref().map(|want| Membership {
+                want,
+                have: self.observed.vlans_of(index),
+            }),
         };
         let ops = plan_port(&want, segment_mtu, link, bridge_ref, memory);
         if let Some(tap) = self.taps.get_mut(&index) {
             tap.original = original;
         }
         if ops.is_empty() {
+            if let Some(action) = self.look_at_sub_ports(index, &want, cause) {
+                return Some(action);
+            }
             self.settle_attached(index, bridge, want.admin_state_up, now);
             return None;
         }
@@ -204,7 +214,12 @@ impl Engine {
         Some(Action::Execute(self.port_plan(index, cause, ops)))
     }
 
-    fn port_plan(&mut self, index: Ifindex, cause: CauseId, ops: Vec<crate::plan::op::Op>) -> Plan {
+    pub(super) fn port_plan(
+        &mut self,
+        index: Ifindex,
+        cause: CauseId,
+        ops: Vec<crate::plan::op::Op>,
+    ) -> Plan {
         if let Some(tap) = self.taps.get_mut(&index) {
             tap.touched = self.epoch;
         }
@@ -240,7 +255,8 @@ impl Engine {
             }
             _ => tap
                 .refused_mtu
-                .map(|mtu| format!("the kernel refused mtu {mtu} for this tap").into()),
+                .map(|mtu| format!("the kernel refused mtu {mtu} for this tap").into())
+                .or_else(|| tap.sub_remark.clone()),
         };
         let changed = tap.remark != remark;
         tap.remark = remark;
@@ -280,11 +296,18 @@ impl Engine {
     /// No mapping any more. Taken off the bridge only if it was this run that knew the mapping: after a start, a tap
     /// on one of our bridges without a mapping stays where it is (a forgotten file must not cut guests off).
     fn unwire(&mut self, index: Ifindex, reason: String, cause: CauseId, now: Time) -> Option<Action> {
+        let mut away = self.sub_ports_away(index);
         let link = self.observed.link(index)?;
         let tap = self.taps.get(&index)?;
         let on_ours = link.master.is_some() && tap.wired == link.master;
-        if on_ours {
-            let ops = plan_detach(link, self.entries_of(index));
+        if on_ours || !away.is_empty() {
+            let ops = if on_ours {
+                plan_detach(link, self.entries_of(index))
+            } else {
+                Vec::new()
+            };
+            away.extend(ops);
+            let ops = away;
             return Some(Action::Execute(self.port_plan(index, cause, ops)));
         }
         let reason = match link.master.and_then(|m| self.observed.link(m)) {

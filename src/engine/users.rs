@@ -24,6 +24,7 @@ impl Engine {
             self.release(id, index, now);
         }
         self.guard_left(index, cause);
+        self.release_sub_users(&tap.sub_networks, index, now);
         self.note(
             now,
             cause,

@@ -10,6 +10,7 @@ use crate::desired::verdict::PortVerdict;
 use crate::model::{Ifindex, Link, Network, NetworkId, Time};
 use crate::observed::{Observed, is_tap_kind};
 use crate::plan::forwarding::plan_forwarding;
+use crate::plan::membership::Membership;
 use crate::plan::op::{LinkChange, LinkRef, Master, Op};
 use crate::plan::port::{PortMemory, plan_port};
 use crate::plan::segment::{plan_segment, reference};
@@ -197,10 +198,15 @@ impl Engine {
                     index: None,
                 },
             };
+            let vlans = self.vlans_wanted(&want);
             let memory = PortMemory {
                 admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
                 fdb: &tap.fdb,
                 guard: self.entries_of(*index),
+                vlans: vlans.as_ref().map(|want| Membership {
+                    want,
+                    have: self.observed.vlans_of(*index),
+                }),
             };
             let ops = plan_port(&want, segment.mtu, link, bridge, memory);
             planned.extend(ops.into_iter().map(|op| Planned {
@@ -265,13 +271,17 @@ impl Engine {
                 cause: cause.clone(),
             });
         }
-        let UplinkWant::Vxlan { name, .. } = &want.uplink else {
-            return;
+        let (name, vni) = match &want.uplink {
+            UplinkWant::Vxlan { name, .. } => (name, None),
+            UplinkWant::SharedVxlan { name, vni, .. } => (name, Some(*vni)),
+            _ => return,
         };
         let ports = entry
             .into_iter()
             .flat_map(|s| &s.users)
-            .filter_map(|index| self.taps.get(index).and_then(|tap| tap.verdict()));
+            .filter_map(|index| self.taps.get(index))
+            .filter(|tap| tap.intent.network() == Some(&network.id))
+            .filter_map(|tap| tap.verdict());
         let forwarding = derive_forwarding(&self.desired, network, verdict, ports);
         let none = crate::plan::forwarding::ForwardingHave::default();
         let have = entry
@@ -284,7 +294,7 @@ impl Engine {
                 index: None,
             },
         };
-        let ops = plan_forwarding(&forwarding, have, device);
+        let ops = plan_forwarding(&forwarding, have, device, vni);
         planned.extend(ops.into_iter().map(|op| Planned {
             op,
             cause: cause.clone(),

@@ -51,6 +51,8 @@ pub enum Goal {
     Create,
     /// Change or read something that should be there.
     Change,
+    /// Change what only a port of a bridge has: `EOPNOTSUPP` says that it is none any more (`rtnl_bridge_setlink`).
+    Port,
     /// Remove something.
     Delete,
 }
@@ -77,6 +79,7 @@ impl Refusal {
                 Class::AlreadySo
             }
             libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::ENXIO => Class::Gone,
+            libc::EOPNOTSUPP if goal == Goal::Port => Class::Gone,
             libc::EBUSY | libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS | libc::ETIMEDOUT => {
                 Class::Transient
             }

@@ -124,6 +124,23 @@ impl Batch {
         Ok(())
     }
 
+    /// RTM_GETTUNNEL: the VNIs of one VXLAN device (`struct tunnel_msg`; no typed message knows it).
+    pub(super) fn push_vni_dump(&mut self, device: Ifindex) {
+        const RTM_GETTUNNEL: u16 = 122;
+        let start = self.bytes.len();
+        self.bytes.resize(start + super::wire::HEADER_LEN, 0);
+        self.bytes.extend_from_slice(&[libc::AF_BRIDGE as u8, 0, 0, 0]);
+        self.bytes.extend_from_slice(&device.get().to_ne_bytes());
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
+        header.message_type = RTM_GETTUNNEL;
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        if let Some(room) = self.bytes.get_mut(start..start + super::wire::HEADER_LEN) {
+            netlink_packet_core::Emitable::emit(&header, room);
+        }
+        self.starts.push(start);
+    }
+
     /// RTM_GETLINK of one device, without its counters.
     pub(super) fn get_link(&mut self, key: LinkKey) {
         let mut message = LinkMessage::default();

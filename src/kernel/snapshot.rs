@@ -14,7 +14,7 @@ use super::request::Batch;
 use super::socket::{RequestSocket, Step};
 use super::wire::Message;
 use crate::model::record::{AddressRecord, RouteRecord};
-use crate::model::{FdbRow, Ifindex, Link};
+use crate::model::{FdbRow, Ifindex, Link, PortVlans, VniRow};
 use crate::plan::address_move::address_of;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -93,6 +93,51 @@ impl Snapshot {
             _ => None,
         })
         .await
+    }
+
+    /// The VLANs of every bridge port.
+    pub async fn vlans(&mut self) -> Result<Listing<(Ifindex, PortVlans)>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        let compressed = vec![LinkExtentMask::BrvlanCompressed];
+        message.attributes.push(LinkAttribute::ExtMask(compressed));
+        let request = RouteNetlinkMessage::GetLink(message);
+        self.list("dump_vlans", &request, |change| match change {
+            Change::BridgePort { index, vlans, .. } => Some((index, vlans)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The VNIs of a VXLAN device with `vnifilter`.
+    pub async fn vnis(&mut self, device: Ifindex) -> Result<Listing<VniRow>, Error> {
+        let mut retry = Retry::default();
+        loop {
+            let mut listing = Listing::empty();
+            self.batch.clear();
+            self.batch.push_vni_dump(device);
+            self.socket.begin_dump(&mut self.batch)?;
+            let end = loop {
+                let step =
+                    self.socket.step(
+                        "dump_vnis",
+                        &mut |message: &Message<'_>| match decode::vlan::vnis(message.payload) {
+                            Ok((index, rows)) if index == device => listing.rows.extend(rows),
+                            Ok(_) => {}
+                            Err(_) => listing.undecodable += 1,
+                        },
+                    )?;
+                if step != Step::More {
+                    break step;
+                }
+            };
+            listing.complete = end == Step::Done && listing.undecodable == 0;
+            let pause = if end == Step::Done { None } else { retry.pause() };
+            let Some(pause) = pause else {
+                return Ok(listing);
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The forwarding entries of one VXLAN device (its own, not those of the bridge it is a port of).

@@ -53,6 +53,8 @@ pub fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
         | Op::SetPort { link, .. }
         | Op::DeleteLink { link }
         | Op::Fdb { link, .. }
+        | Op::Vlan { link, .. }
+        | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. }
         | Op::Guard { link, .. } => [Some(link), None],

@@ -1,5 +1,6 @@
 //! Forwarding entries of a VXLAN device and neighbours behind it.
 
+use super::ids::Vni;
 use super::mac::Mac;
 use std::net::IpAddr;
 
@@ -21,6 +22,8 @@ impl FdbEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdbRow {
     pub entry: FdbEntry,
+    /// Of which network, on a device that serves many (`src_vni`).
+    pub vni: Option<Vni>,
     /// Carries our mark (a combination of state bits and flags, `kernel::mark`): made by tapwire, this run or an
     /// earlier one. Destinations of one MAC share it; a flood entry shared with somebody else reads as foreign.
     pub ours: bool,

@@ -73,6 +73,8 @@ pub struct BridgeAttributes {
     pub ageing_time: Option<u32>,
     pub multicast_snooping: Option<bool>,
     pub vlan_filtering: Option<bool>,
+    /// The VLAN that a new port is in; 0: none (`IFLA_BR_VLAN_DEFAULT_PVID`).
+    pub vlan_default_pvid: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct VxlanAttributes {
     pub srcport: (u16, u16),
     /// `collect metadata`: one device for many VNIs.
     pub external: bool,
+    /// Takes only the VNIs it was told (`bridge vni`); goes with `external`.
+    pub vnifilter: bool,
 }
 
 /// Bridge-port flags. As desired: unset means "not our business". As observed: what the kernel said.
@@ -118,6 +122,8 @@ pub struct PortFlags {
     pub flood: Option<bool>,
     pub mcast_flood: Option<bool>,
     pub bcast_flood: Option<bool>,
+    /// VLANs stand for VNIs on this port (a VXLAN device that serves many networks). Never policy's.
+    pub vlan_tunnel: Option<bool>,
 }
 
 impl PortFlags {
@@ -134,6 +140,7 @@ impl PortFlags {
             flood: pick(self.flood, current.flood),
             mcast_flood: pick(self.mcast_flood, current.mcast_flood),
             bcast_flood: pick(self.bcast_flood, current.bcast_flood),
+            vlan_tunnel: pick(self.vlan_tunnel, current.vlan_tunnel),
         }
     }
     /// `self` with every field that `other` sets replaced.
@@ -148,6 +155,7 @@ impl PortFlags {
             flood: other.flood.or(self.flood),
             mcast_flood: other.mcast_flood.or(self.mcast_flood),
             bcast_flood: other.bcast_flood.or(self.bcast_flood),
+            vlan_tunnel: other.vlan_tunnel.or(self.vlan_tunnel),
         }
     }
     pub fn is_empty(&self) -> bool {
@@ -164,6 +172,7 @@ impl PortFlags {
             ("flood", self.flood),
             ("mcast_flood", self.mcast_flood),
             ("bcast_flood", self.bcast_flood),
+            ("vlan_tunnel", self.vlan_tunnel),
         ]
         .into_iter()
         .filter_map(|(word, value)| value.map(|v| (word, v)))

@@ -17,6 +17,7 @@ pub mod owned;
 pub mod port;
 pub mod record;
 pub mod time;
+pub mod vlan;
 
 pub use cidr::Cidr;
 pub use dns::{Domain, Hostname};
@@ -26,6 +27,10 @@ pub use ids::{Ifindex, InvalidValue, Mtu, NetworkId, PhysicalName, PortId, Vid, 
 pub use link::{BridgeAttributes, Link, LinkKind, PortFlags, VlanAttributes, VxlanAttributes};
 pub use mac::Mac;
 pub use name::{LinkName, NamePattern};
-pub use network::{MulticastRange, Network, Peer, PhysicalNetwork, Segment, VxlanGroup, VxlanSettings};
-pub use port::{AddressPair, PortMapping, TapMatch, TapSelector};
+pub use network::{
+    BridgeMode, MulticastRange, Network, Peer, PhysicalNetwork, Segment, SharedBridge, VxlanGroup,
+    VxlanSettings,
+};
+pub use port::{AddressPair, PortMapping, SubPort, TapMatch, TapSelector};
 pub use time::Time;
+pub use vlan::{PortVlans, VlanRow, VniRow};

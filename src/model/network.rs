@@ -101,6 +101,36 @@ pub struct PhysicalNetwork {
     pub bridge: Option<LinkName>,
     /// Take the interface out of a foreign bridge.
     pub adopt: bool,
+    /// With a VLAN-aware bridge: the interface itself becomes its port and carries the VLAN networks tagged. Without it
+    /// each of them has a sub-interface, and the interface stays the host's own.
+    pub trunk: bool,
+}
+
+/// `[bridge] mode`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BridgeMode {
+    /// A bridge for each network.
+    #[default]
+    PerNetwork,
+    /// One bridge that filters by VLAN for all of them, but for flat ones (`desired::aware` tells why).
+    VlanAware(SharedBridge),
+}
+
+/// The VLAN-aware bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedBridge {
+    pub name: LinkName,
+    /// What `[bridge]` says of multicast snooping and ageing.
+    pub attributes: BridgeAttributes,
+}
+
+impl BridgeMode {
+    pub const fn shared(&self) -> Option<&SharedBridge> {
+        match self {
+            BridgeMode::PerNetwork => None,
+            BridgeMode::VlanAware(shared) => Some(shared),
+        }
+    }
 }
 
 /// A multicast group or a prefix inside which the VNI chooses (Neutron's `vxlan_group`).

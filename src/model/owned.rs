@@ -17,6 +17,10 @@ const MADE: &str = "tapwire:";
 const ADOPTED: &str = "tapwire-adopted:";
 
 const UPLINK: &str = " uplink=";
+const TRUNK: &str = " trunk=";
+
+/// Stands where a network's id would, on devices that all networks share. No id has this character.
+const ALL: &str = "*";
 
 /// What an `ifalias` says of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +39,27 @@ pub struct Owner<'a> {
     pub network: &'a str,
     /// On a flat network's bridge: the interface whose addresses it carries, the only one they go back to.
     pub uplink: Option<&'a str>,
+    /// On a sub-interface of a trunk port: the tap.
+    pub trunk: Option<&'a str>,
 }
 
 impl<'a> Mark<'a> {
     pub fn read(alias: Option<&'a str>) -> Mark<'a> {
-        let owner = |text: &'a str| match text.split_once(UPLINK) {
-            Some((network, uplink)) => Owner {
+        let owner = |text: &'a str| match (text.split_once(UPLINK), text.split_once(TRUNK)) {
+            (Some((network, uplink)), _) => Owner {
                 network,
                 uplink: Some(uplink),
+                trunk: None,
             },
-            None => Owner {
+            (None, Some((network, tap))) => Owner {
+                network,
+                uplink: None,
+                trunk: Some(tap),
+            },
+            (None, None) => Owner {
                 network: text,
                 uplink: None,
+                trunk: None,
             },
         };
         match alias {
@@ -79,6 +92,28 @@ pub fn alias_adopted(network: &NetworkId, uplink: Option<&LinkName>) -> Box<str>
     alias(ADOPTED, network, uplink)
 }
 
+/// The `ifalias` of a sub-interface of a trunk port.
+pub fn alias_sub_port(network: &NetworkId, tap: &LinkName) -> Box<str> {
+    format!("{MADE}{network}{TRUNK}{tap}").into()
+}
+
+/// The `ifalias` of a device that all networks share.
+pub fn alias_shared() -> Box<str> {
+    format!("{MADE}{ALL}").into()
+}
+
+/// Does this `ifalias` say so?
+pub fn is_shared(alias: Option<&str>) -> bool {
+    Mark::read(alias)
+        .owner()
+        .is_some_and(|owner| owner.network == ALL)
+}
+
+/// The same on one that was found.
+pub fn alias_shared_adopted() -> Box<str> {
+    format!("{ADOPTED}{ALL}").into()
+}
+
 fn alias(prefix: &str, network: &NetworkId, uplink: Option<&LinkName>) -> Box<str> {
     match uplink {
         Some(uplink) => format!("{prefix}{network}{UPLINK}{uplink}").into(),
@@ -99,6 +134,14 @@ pub fn tap_name(id: &PortId) -> Result<LinkName, InvalidValue> {
 /// `vxlan-<vni>`: at most 14 bytes.
 pub fn vxlan_name(vni: Vni) -> Result<LinkName, InvalidValue> {
     LinkName::new(&format!("vxlan-{vni}"))
+}
+
+/// The VLAN-aware bridge, when `[bridge] name` does not say otherwise.
+pub const SHARED_BRIDGE: &str = "brvlan";
+
+/// The VXLAN device of all networks. No VNI makes this name.
+pub fn shared_vxlan_name() -> Result<LinkName, InvalidValue> {
+    LinkName::new("vxlan-shared")
 }
 
 /// `<interface>.<vid>`; when that is longer than 15 bytes the interface shrinks to 10 characters, its first four and
@@ -152,6 +195,19 @@ mod tests {
         );
         assert_eq!(Mark::read(Some("uplink to tapwire: rack 3")), Mark::Foreign);
         assert_eq!(Mark::read(None), Mark::Foreign);
+    }
+
+    #[test]
+    fn a_shared_device_is_made_and_a_sub_port_remembers_its_tap() {
+        assert!(Mark::read(Some(&alias_shared())).is_made());
+        assert!(!Mark::read(Some(&alias_shared_adopted())).is_made());
+        let id = NetworkId::new("blue").unwrap();
+        let alias = alias_sub_port(&id, &LinkName::new("tap0").unwrap());
+        let owner = Mark::read(Some(&alias)).owner().unwrap();
+        assert_eq!(
+            (owner.network, owner.uplink, owner.trunk),
+            ("blue", None, Some("tap0"))
+        );
     }
 
     #[test]

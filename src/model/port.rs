@@ -2,7 +2,7 @@
 
 use super::cidr::Cidr;
 use super::dns::Hostname;
-use super::ids::{NetworkId, PortId};
+use super::ids::{NetworkId, PortId, Vid};
 use super::mac::Mac;
 use super::name::{LinkName, NamePattern};
 use std::net::IpAddr;
@@ -31,6 +31,8 @@ pub struct PortMapping {
     pub port_security: Option<bool>,
     /// What a guarded port may use besides `mac` and `addresses`.
     pub allowed_address_pairs: Box<[AddressPair]>,
+    /// Makes it a trunk port: further networks, each in a VLAN of the guest's. By VID.
+    pub sub_ports: Vec<SubPort>,
 }
 
 impl PortMapping {
@@ -46,6 +48,7 @@ impl PortMapping {
             admin_state_up: true,
             port_security: None,
             allowed_address_pairs: Box::default(),
+            sub_ports: Vec::new(),
         }
     }
 
@@ -63,6 +66,14 @@ pub struct AddressPair {
     pub ip: Cidr,
     /// Absent: the port's own.
     pub mac: Option<Mac>,
+}
+
+/// One network that a trunk port's guest sees tagged (Neutron's sub-port; `segmentation_type` is always VLAN).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubPort {
+    /// `segmentation_id`: the tag between host and guest. What the network has elsewhere does not matter.
+    pub vid: Vid,
+    pub network: NetworkId,
 }
 
 /// `[taps]`: which links are ours to look at.

@@ -4,9 +4,11 @@
 //! so their order and repetition do not matter. The interface index is the key; a name is an attribute that may move
 //! from one index to another. Nothing here decides anything: `apply` only says what changed, the engine knows who cares.
 
-use crate::model::{Ifindex, Link, LinkKind, LinkName, PortFlags};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, PortFlags, PortVlans, Vid, VlanRow, VniRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+mod vlans;
 
 /// One fact from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,19 @@ pub enum Change {
         index: Ifindex,
         master: Ifindex,
         flags: PortFlags,
+        vlans: PortVlans,
+    },
+    /// One VLAN of a port, by our own hand; without flags: not any more.
+    PortVlan {
+        index: Ifindex,
+        vid: Vid,
+        row: Option<VlanRow>,
+    },
+    /// One VNI of a VXLAN device.
+    Vni {
+        index: Ifindex,
+        row: VniRow,
+        present: bool,
     },
     /// RTM_DELLINK, `AF_BRIDGE`: the port left its bridge; the link itself lives on.
     LeftBridge { index: Ifindex, master: Ifindex },
@@ -42,6 +57,10 @@ pub enum Effect {
     Gone(Box<Link>),
     /// The set of addresses of a link changed.
     Addresses(Ifindex),
+    /// These VLANs of a bridge port changed, and nothing else of it.
+    Vlans(Ifindex, Vec<Vid>),
+    /// The VNIs of a VXLAN device changed.
+    Vnis(Ifindex, VniRow),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -54,6 +73,7 @@ pub struct Observed {
     addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
     /// Devices that this run made; their mark (`ifalias`) is set by a later request, which may fail.
     made_here: BTreeSet<Ifindex>,
+    vlans: vlans::Vlans,
 }
 
 impl Observed {
@@ -114,10 +134,29 @@ impl Observed {
         match change {
             Change::Upsert(link) => self.upsert(link),
             Change::Removed(index) => self.remove(index),
-            Change::BridgePort { index, master, flags } => self.update(index, |link| {
-                link.master = Some(master);
-                link.port = Some(link.port.unwrap_or_default().overlaid_with(&flags));
-            }),
+            Change::BridgePort {
+                index,
+                master,
+                flags,
+                vlans,
+            } => {
+                let effect = self.update(index, |link| {
+                    link.master = Some(master);
+                    link.port = Some(link.port.unwrap_or_default().overlaid_with(&flags));
+                });
+                match (effect, self.vlans.replace(index, vlans)) {
+                    (Effect::Same, Some(vids)) => Effect::Vlans(index, vids),
+                    (effect, _) => effect,
+                }
+            }
+            Change::PortVlan { index, vid, row } => match self.vlans.set(index, vid, row) {
+                true => Effect::Vlans(index, vec![vid]),
+                false => Effect::Same,
+            },
+            Change::Vni { index, row, present } => match self.vlans.set_vni(index, row, present) {
+                true => Effect::Vnis(index, row),
+                false => Effect::Same,
+            },
             Change::LeftBridge { index, master } => self.update(index, |link| {
                 // A port moved to another bridge leaves the first one after it joined the second.
                 if link.master == Some(master) {
@@ -212,6 +251,7 @@ impl Observed {
             return Effect::Same;
         };
         self.made_here.remove(&index);
+        self.vlans.forget(index);
         self.release_name(&link.name, index);
         if let Some(master) = link.master {
             self.leave(master, index);
@@ -259,6 +299,8 @@ impl Observed {
             self.claim_name(name, index);
         }
         if before.master != master {
+            // The kernel drops a port's VLANs with the port.
+            self.vlans.forget_port(index);
             if let Some(old) = before.master {
                 self.leave(old, index);
             }

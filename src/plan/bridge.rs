@@ -3,14 +3,14 @@
 use super::Conflict;
 use super::op::{LinkChange, LinkRef, Op};
 use super::segment::{conflict, kind_word, reference};
-use crate::desired::segment::{BridgeWant, SegmentWant};
+use crate::desired::segment::{BridgeWant, Marks};
 use crate::model::owned::Mark;
 use crate::model::{BridgeAttributes, Link, LinkKind, Mtu};
 use crate::observed::Observed;
 
 pub(super) fn plan_bridge(
     want: &BridgeWant,
-    segment: &SegmentWant,
+    marks: &Marks,
     observed: &Observed,
     ops: &mut Vec<Op>,
 ) -> Result<LinkRef, Conflict> {
@@ -38,7 +38,7 @@ pub(super) fn plan_bridge(
         }
         let change = LinkChange {
             mtu,
-            alias: Some(segment.made.clone()),
+            alias: Some(marks.made.clone()),
             up: Some(true),
             ..LinkChange::default()
         };
@@ -91,7 +91,7 @@ pub(super) fn plan_bridge(
         mtu: want.mtu.filter(|mtu| !link.mtu_is(*mtu)),
         ..LinkChange::default()
     };
-    take_over(link, segment, observed, &mut change);
+    take_over(link, marks, observed, &mut change);
     let found = Mark::read(link.alias.as_deref()).is_foreign() && !observed.is_made_here(link.index);
     if change.alias.is_some() && found {
         // Found, not made: pin the address it has, or it would follow its lowest port.
@@ -107,12 +107,12 @@ pub(super) fn plan_bridge(
 
 /// `ifalias`: ours when it already says made or adopted (kept current), "adopted" when it says nothing, and never
 /// over an operator's own text. What this run made and could not mark yet is made, not found.
-pub(super) fn take_over(link: &Link, segment: &SegmentWant, observed: &Observed, change: &mut LinkChange) {
+pub(super) fn take_over(link: &Link, marks: &Marks, observed: &Observed, change: &mut LinkChange) {
     let alias = match Mark::read(link.alias.as_deref()) {
-        Mark::Made(_) => &segment.made,
-        Mark::Adopted(_) => &segment.adopted,
-        Mark::Foreign if link.alias.is_none() && observed.is_made_here(link.index) => &segment.made,
-        Mark::Foreign if link.alias.is_none() => &segment.adopted,
+        Mark::Made(_) => &marks.made,
+        Mark::Adopted(_) => &marks.adopted,
+        Mark::Foreign if link.alias.is_none() && observed.is_made_here(link.index) => &marks.made,
+        Mark::Foreign if link.alias.is_none() => &marks.adopted,
         Mark::Foreign => return,
     };
     change.alias = Some(alias.clone()).filter(|alias| link.alias.as_ref() != Some(alias));
@@ -128,6 +128,7 @@ fn missing_attributes(want: &BridgeAttributes, have: &BridgeAttributes) -> Bridg
         ageing_time: pick(want.ageing_time, have.ageing_time),
         multicast_snooping: pick(want.multicast_snooping, have.multicast_snooping),
         vlan_filtering: pick(want.vlan_filtering, have.vlan_filtering),
+        vlan_default_pvid: pick(want.vlan_default_pvid, have.vlan_default_pvid),
     }
 }
 

@@ -79,6 +79,8 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<String> {
             | Op::SetPort { link, .. }
             | Op::DisableIpv6 { link, .. }
             | Op::Fdb { link, .. }
+            | Op::Vlan { link, .. }
+            | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
             | Op::Guard { link, .. } => {

@@ -5,7 +5,7 @@
 
 use super::op::{LinkRef, ListAction, Op};
 use crate::desired::fdb::ForwardingWant;
-use crate::model::{FdbEntry, FdbRow, NeighbourEntry};
+use crate::model::{FdbEntry, FdbRow, NeighbourEntry, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the kernel has on one device.
@@ -18,11 +18,18 @@ pub struct ForwardingHave {
     pub our_neighbours: BTreeSet<NeighbourEntry>,
 }
 
-pub fn plan_forwarding(want: &ForwardingWant, have: &ForwardingHave, device: LinkRef) -> Vec<Op> {
+/// `vni`: whose entries, on a device of many networks.
+pub fn plan_forwarding(
+    want: &ForwardingWant,
+    have: &ForwardingHave,
+    device: LinkRef,
+    vni: Option<Vni>,
+) -> Vec<Op> {
     let fdb = |action, entry| Op::Fdb {
         action,
         link: device,
         entry,
+        vni,
     };
     let fixed: BTreeSet<FdbEntry> = have
         .fdb
@@ -81,11 +88,12 @@ impl ForwardingHave {
                 entry,
                 ..
             } => self.fdb.retain(|row| row.entry != *entry),
-            Op::Fdb { entry, .. } => {
+            Op::Fdb { entry, vni, .. } => {
                 self.fdb
                     .retain(|row| row.entry != *entry && (entry.is_flood() || row.entry.mac != entry.mac));
                 self.fdb.push(FdbRow {
                     entry: *entry,
+                    vni: *vni,
                     ours: true,
                     fixed: true,
                 });

@@ -69,12 +69,45 @@ impl fmt::Display for Op {
                 )
             }
             Op::DeleteLink { link } => write!(f, "ip link del {}", link.name),
-            Op::Fdb { action, link, entry } => {
+            Op::Fdb {
+                action,
+                link,
+                entry,
+                vni,
+            } => {
                 write!(f, "bridge fdb {} {} dev {}", verb(*action), entry.mac, link.name)?;
                 match entry.dst {
-                    Some(dst) => write!(f, " dst {dst} self permanent"),
+                    Some(dst) => {
+                        write!(f, " dst {dst}")?;
+                        option(f, "src_vni", *vni)?;
+                        f.write_str(" self permanent")
+                    }
                     None => f.write_str(" master static"),
                 }
+            }
+            Op::Vlan { action, link, row } => {
+                write!(
+                    f,
+                    "bridge vlan {} dev {} vid {}",
+                    verb(*action),
+                    link.name,
+                    row.vid
+                )?;
+                if *action == ListAction::Delete {
+                    return Ok(());
+                }
+                f.write_str(if row.pvid { " pvid" } else { "" })?;
+                f.write_str(if row.untagged { " untagged" } else { "" })?;
+                option(f, "tunnel_info id", row.vni)
+            }
+            Op::Vni { action, link, row } => {
+                let verb = if *action == ListAction::Delete {
+                    "delete"
+                } else {
+                    "add"
+                };
+                write!(f, "bridge vni {verb} dev {} vni {}", link.name, row.vni)?;
+                option(f, "group", row.group.filter(|_| *action != ListAction::Delete))
             }
             Op::Neighbour {
                 action: ListAction::Delete,
@@ -190,11 +223,17 @@ fn bridge(f: &mut fmt::Formatter<'_>, b: &BridgeAttributes) -> fmt::Result {
     option(f, "forward_delay", b.forward_delay)?;
     option(f, "ageing_time", b.ageing_time)?;
     option(f, "mcast_snooping", b.multicast_snooping.map(u8::from))?;
-    option(f, "vlan_filtering", b.vlan_filtering.map(u8::from))
+    option(f, "vlan_filtering", b.vlan_filtering.map(u8::from))?;
+    option(f, "vlan_default_pvid", b.vlan_default_pvid)
 }
 
 fn vxlan(f: &mut fmt::Formatter<'_>, v: &VxlanAttributes) -> fmt::Result {
-    write!(f, " id {} dstport {}", v.vni, v.dstport)?;
+    match v.external {
+        true => f.write_str(" external")?,
+        false => write!(f, " id {}", v.vni)?,
+    }
+    f.write_str(if v.vnifilter { " vnifilter" } else { "" })?;
+    write!(f, " dstport {}", v.dstport)?;
     option(f, "local", v.local)?;
     option(f, "group", v.group)?;
     option(f, "dev #", v.link)?;

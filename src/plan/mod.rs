@@ -5,15 +5,18 @@
 //! plans with other eyes than those that wrote them.
 
 pub mod address_move;
+pub mod aware;
 mod bridge;
 pub mod check;
 pub mod flat;
 pub mod forwarding;
 pub mod guard;
 pub mod line;
+pub mod membership;
 pub mod op;
 pub mod port;
 pub mod segment;
+pub mod sub_port;
 
 use crate::model::{Ifindex, NetworkId};
 use op::Op;

@@ -5,7 +5,8 @@ use super::guard::GuardedPort;
 use crate::desired::guard::Entry;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{
-    BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VxlanAttributes,
+    BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VlanRow, Vni,
+    VniRow, VxlanAttributes,
 };
 
 /// A device an op works on. The index is what counts; the name is for people and for devices that an earlier op of
@@ -95,6 +96,20 @@ pub enum Op {
         action: ListAction,
         link: LinkRef,
         entry: FdbEntry,
+        /// On a VXLAN device of many networks: which one's.
+        vni: Option<Vni>,
+    },
+    /// `bridge vlan add|del dev LINK vid VID [pvid] [untagged] [tunnel_info id VNI]` on a bridge port.
+    Vlan {
+        action: ListAction,
+        link: LinkRef,
+        row: VlanRow,
+    },
+    /// `bridge vni add|delete dev LINK vni VNI [group GROUP]` on a VXLAN device with `vnifilter`.
+    Vni {
+        action: ListAction,
+        link: LinkRef,
+        row: VniRow,
     },
     /// `ip neigh replace|del IP lladdr MAC dev LINK nud permanent`.
     Neighbour {
@@ -156,6 +171,8 @@ impl Op {
             | Op::DisableIpv6 { link, .. }
             | Op::DeleteLink { link }
             | Op::Fdb { link, .. }
+            | Op::Vlan { link, .. }
+            | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
             | Op::Guard { link, .. } => Some(link),
@@ -186,6 +203,8 @@ impl Op {
             Op::DisableIpv6 { .. } => "disable_ipv6",
             Op::DeleteLink { .. } => "delete_link",
             Op::Fdb { .. } => "fdb",
+            Op::Vlan { .. } => "vlan",
+            Op::Vni { .. } => "vni",
             Op::Neighbour { .. } => "neighbour",
             Op::Address { .. } => "address",
             Op::Route { .. } => "route",

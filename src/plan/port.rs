@@ -4,6 +4,7 @@
 //! bridge before the flags (they are refused without one), the flags before `up` (it never forwards without them).
 
 use super::guard::plan_guard;
+use super::membership::Membership;
 use super::op::{LinkChange, LinkRef, ListAction, Master, Op};
 use crate::desired::guard::Entry;
 use crate::desired::port::PortWant;
@@ -21,6 +22,8 @@ pub struct PortMemory<'a> {
     pub fdb: &'a [Mac],
     /// What the kernel has of the spoof guard for it.
     pub guard: &'a [Entry],
+    /// On a VLAN-aware bridge: the VLANs it should be in, and those it is in.
+    pub vlans: Option<Membership<'a>>,
 }
 
 pub fn plan_port(
@@ -83,12 +86,16 @@ pub fn plan_port(
     if !flags.is_empty() {
         ops.push(Op::SetPort { link: tap, flags });
     }
+    if let Some(membership) = memory.vlans {
+        membership.plan(tap, joins, &mut ops);
+    }
     let known: &[Mac] = if joins { &[] } else { memory.fdb };
     for mac in want.fdb.iter().filter(|mac| !known.contains(mac)) {
         ops.push(Op::Fdb {
             action: ListAction::Replace,
             link: tap,
             entry: FdbEntry { mac: *mac, dst: None },
+            vni: None,
         });
     }
     for mac in known.iter().filter(|mac| !want.fdb.contains(mac)) {
@@ -96,6 +103,7 @@ pub fn plan_port(
             action: ListAction::Delete,
             link: tap,
             entry: FdbEntry { mac: *mac, dst: None },
+            vni: None,
         });
     }
     if link.up != want.admin_state_up && !memory.admin_state_applied {

@@ -7,10 +7,11 @@
 //! Length: bridge and three kinds of uplink share the rules of taking over a device; each kind is a page.
 
 use super::Conflict;
+use super::aware;
 use super::bridge::{plan_bridge, take_over};
 use super::flat::{Enslave, plan_flat};
 use super::op::{LinkChange, LinkRef, Master, Op};
-use crate::desired::segment::{SegmentWant, UplinkWant};
+use crate::desired::segment::{Marks, SegmentWant, UplinkWant};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, LinkKind, LinkName, Mtu, VlanAttributes, VxlanAttributes};
 use crate::observed::Observed;
@@ -24,54 +25,20 @@ pub struct SegmentPlan {
 }
 
 pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPlan, Conflict> {
+    if let Some(shared) = want.shared {
+        return aware::plan_shared(want, shared, observed);
+    }
     let mut plan = SegmentPlan::default();
-    let bridge = plan_bridge(&want.bridge, want, observed, &mut plan.ops)?;
+    aware::plan_former_shared(want, observed, &mut plan.ops);
+    let bridge = plan_bridge(&want.bridge, &want.bridge_marks(), observed, &mut plan.ops)?;
     match &want.uplink {
         UplinkWant::None => {}
         UplinkWant::Flat { name, index, adopt } => {
             plan_flat(*name, *index, *adopt, want, observed, bridge, &mut plan)?;
         }
-        UplinkWant::Vlan {
-            name,
-            parent,
-            parent_index,
-            vid,
-            mtu,
-        } => {
-            plan_parent(*parent_index, *mtu, observed, &mut plan.ops);
-            let right = |link: &Link| match &link.kind {
-                LinkKind::Vlan(VlanAttributes { vid: have, .. }) => {
-                    *have == Some(*vid) && link.parent == Some(*parent_index)
-                }
-                _ => false,
-            };
-            if let Some(other) = observed.links().find(|l| right(l) && l.name != *name) {
-                return Err(conflict(
-                    other,
-                    format!("vlan {vid} on {parent} is in use by {}", other.name),
-                ));
-            }
-            let make = Op::CreateVlan {
-                name: *name,
-                parent: LinkRef {
-                    name: *parent,
-                    index: Some(*parent_index),
-                },
-                vid: *vid,
-                mtu: *mtu,
-            };
-            plan_uplink(
-                *name,
-                make,
-                right,
-                "another VLAN id or parent",
-                want,
-                observed,
-                bridge,
-                *mtu,
-                &mut plan.ops,
-            )?;
-        }
+        // Only on a shared bridge.
+        UplinkWant::Trunk { .. } | UplinkWant::SharedVxlan { .. } => {}
+        UplinkWant::Vlan { .. } => plan_sub_interface(want, observed, bridge, &mut plan.ops)?,
         UplinkWant::Vxlan {
             name,
             attributes,
@@ -119,7 +86,7 @@ pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPl
                 make,
                 right,
                 "another VNI, port, local address or responder",
-                want,
+                &want.marks(),
                 observed,
                 bridge,
                 *mtu,
@@ -129,6 +96,60 @@ pub fn plan_segment(want: &SegmentWant, observed: &Observed) -> Result<SegmentPl
     }
     plan_stale_uplinks(want, observed, bridge, &mut plan.ops);
     Ok(plan)
+}
+
+/// A VLAN network's sub-interface, as a port of `bridge`.
+pub(super) fn plan_sub_interface(
+    want: &SegmentWant,
+    observed: &Observed,
+    bridge: LinkRef,
+    ops: &mut Vec<Op>,
+) -> Result<(), Conflict> {
+    let UplinkWant::Vlan {
+        name,
+        parent,
+        parent_index,
+        vid,
+        mtu,
+    } = &want.uplink
+    else {
+        return Ok(());
+    };
+    plan_parent(*parent_index, *mtu, observed, ops);
+    let right = |link: &Link| match &link.kind {
+        LinkKind::Vlan(VlanAttributes { vid: have, .. }) => {
+            *have == Some(*vid) && link.parent == Some(*parent_index)
+        }
+        _ => false,
+    };
+    // Two cannot have one VID: whoever has the name has it, or another device may.
+    let has_name = observed.by_name(name).is_some_and(right);
+    if !has_name && let Some(other) = observed.links().find(|l| right(l)) {
+        return Err(conflict(
+            other,
+            format!("vlan {vid} on {parent} is in use by {}", other.name),
+        ));
+    }
+    let make = Op::CreateVlan {
+        name: *name,
+        parent: LinkRef {
+            name: *parent,
+            index: Some(*parent_index),
+        },
+        vid: *vid,
+        mtu: *mtu,
+    };
+    plan_uplink(
+        *name,
+        make,
+        right,
+        "another VLAN id or parent",
+        &want.marks(),
+        observed,
+        bridge,
+        *mtu,
+        ops,
+    )
 }
 
 /// A VLAN's parent must be up, and not smaller than its child.
@@ -151,12 +172,12 @@ fn plan_parent(parent: Ifindex, mtu: Option<Mtu>, observed: &Observed, ops: &mut
     clippy::too_many_arguments,
     reason = "one call per uplink kind; a struct would only rename the arguments"
 )]
-fn plan_uplink(
+pub(super) fn plan_uplink(
     name: LinkName,
     make: Op,
     right: impl Fn(&Link) -> bool,
     wrong: &str,
-    want: &SegmentWant,
+    marks: &Marks,
     observed: &Observed,
     bridge: LinkRef,
     mtu: Option<Mtu>,
@@ -185,7 +206,7 @@ fn plan_uplink(
             mtu: mtu.filter(|mtu| !link.mtu_is(*mtu)),
             ..LinkChange::default()
         };
-        take_over(link, want, observed, &mut change);
+        take_over(link, marks, observed, &mut change);
         if bridge.index.is_none() || link.master != bridge.index {
             change.master = Some(Master::Set(bridge));
         }
@@ -222,7 +243,7 @@ fn plan_uplink(
         disable: true,
     });
     let change = LinkChange {
-        alias: Some(want.made.clone()),
+        alias: Some(marks.made.clone()),
         master: Some(Master::Set(bridge)),
         ..LinkChange::default()
     };
@@ -243,7 +264,10 @@ fn plan_stale_uplinks(want: &SegmentWant, observed: &Observed, bridge: LinkRef, 
     for port in observed.ports_of(index) {
         let is_uplink = matches!(port.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_));
         let told = want.uplink.name() == Some(port.name);
-        if !is_uplink || told {
+        let sub_port = Mark::read(port.alias.as_deref())
+            .owner()
+            .is_some_and(|o| o.trunk.is_some());
+        if !is_uplink || told || sub_port {
             continue;
         }
         match Mark::read(port.alias.as_deref()) {
@@ -265,16 +289,17 @@ fn plan_stale_uplinks(want: &SegmentWant, observed: &Observed, bridge: LinkRef, 
 
 /// What the kernel refuses to change on a VXLAN device (`vxlan_nl2conf`, changelink): VNI, port, responder, source
 /// port range; the local address too, by the contract.
-fn vxlan_same_identity(have: &VxlanAttributes, want: &VxlanAttributes) -> bool {
+pub(super) fn vxlan_same_identity(have: &VxlanAttributes, want: &VxlanAttributes) -> bool {
     have.vni == want.vni
         && have.dstport == want.dstport
         && have.local == want.local
         && have.proxy == want.proxy
         && have.external == want.external
+        && have.vnifilter == want.vnifilter
         && (want.srcport == (0, 0) || have.srcport == want.srcport)
 }
 
-fn vxlan_needs_change(have: &VxlanAttributes, want: &VxlanAttributes) -> bool {
+pub(super) fn vxlan_needs_change(have: &VxlanAttributes, want: &VxlanAttributes) -> bool {
     have.group != want.group
         || have.ttl != want.ttl
         || have.tos != want.tos

@@ -253,6 +253,7 @@ impl TryFrom<&BindingRecord> for PortMapping {
                 .iter()
                 .map(AddressPair::try_from)
                 .collect::<Result<_, _>>()?,
+            sub_ports: Vec::new(),
         })
     }
 }

@@ -258,6 +258,7 @@ fn waits(waiting: &Waiting) -> String {
         Waiting::NoLocalAddress => "is a VXLAN and no local_ip is configured".to_owned(),
         Waiting::BadName(problem) => format!("has no usable device name: {problem}"),
         Waiting::Interface { .. } | Waiting::Bridge { .. } | Waiting::LocalAddress(_) => waiting.to_string(),
+        Waiting::NoVid(bridge) => format!("has no VLAN on {bridge}: all of them are taken"),
     }
 }
 
@@ -270,6 +271,7 @@ fn remedy_of_waiting(waiting: &Waiting) -> String {
         Waiting::UnknownPhysical(name) => format!("add {name} to [physical_networks]"),
         Waiting::LocalAddress(address) => format!("it goes on the moment {address} is on a link that is up"),
         Waiting::NoLocalAddress => "set vxlan.local_ip".to_owned(),
+        Waiting::NoVid(_) => "take networks out that nobody uses; a bridge has 4,094 VLANs".to_owned(),
         Waiting::BadName(_) => "give the network another `bridge`".to_owned(),
     }
 }

@@ -13,7 +13,7 @@ use tapwire::engine::event::{Event, PolicyUse};
 use tapwire::kernel::Refusal;
 use tapwire::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
-    Vid, VlanAttributes, VxlanAttributes,
+    Vid, VlanAttributes, VlanRow, VxlanAttributes,
 };
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::op::ListAction;
@@ -62,6 +62,17 @@ pub enum Step {
         dev: String,
         mac: Mac48,
         dst: IpAddr,
+    },
+    /// Somebody else's VLAN on a port; with `del` it goes.
+    Vlan {
+        dev: String,
+        vid: i64,
+        #[serde(default)]
+        pvid: bool,
+        #[serde(default)]
+        untagged: bool,
+        #[serde(default)]
+        del: bool,
     },
     Bind {
         tap: String,
@@ -252,6 +263,23 @@ impl Step {
                 host.kernel
                     .fdb(ListAction::Append, index, entry, false)
                     .expect("the entry");
+            }
+            Step::Vlan {
+                dev,
+                vid,
+                pvid,
+                untagged,
+                del,
+            } => {
+                let index = index(&host.kernel, &dev);
+                let row = VlanRow {
+                    vid: Vid::new(vid).expect("a VLAN id"),
+                    pvid,
+                    untagged,
+                    vni: None,
+                };
+                let action = if del { ListAction::Delete } else { ListAction::Add };
+                host.kernel.vlan(action, index, row).expect("the VLAN");
             }
             Step::Bind {
                 tap,
@@ -452,7 +480,14 @@ pub fn describe(kernel: &Kernel, device: &Device) -> String {
         word(format!("vid {vid}"));
     }
     if let LinkKind::Vxlan(vxlan) = &link.kind {
-        word(format!("vni {} port {}", vxlan.vni, vxlan.dstport));
+        match vxlan.external {
+            true => word(format!("external port {}", vxlan.dstport)),
+            false => word(format!("vni {} port {}", vxlan.vni, vxlan.dstport)),
+        }
+        for row in &device.vnis {
+            let group = row.group.map_or(String::new(), |group| format!(" group {group}"));
+            word(format!("takes {}{group}", row.vni));
+        }
         if let Some(local) = vxlan.local {
             word(format!("local {local}"));
         }
@@ -473,10 +508,25 @@ pub fn describe(kernel: &Kernel, device: &Device) -> String {
     for address in device.addresses.iter().filter_map(address_of) {
         word(format!("inet {address}"));
     }
+    let filters = |link: &tapwire::model::Link| matches!(&link.kind, LinkKind::Bridge(b) if b.vlan_filtering == Some(true));
+    if link
+        .master
+        .and_then(|m| kernel.device(m))
+        .is_some_and(|m| filters(&m.link))
+    {
+        for row in device.vlans.rows() {
+            let mut vlan = format!("vlan {}", row.vid);
+            vlan.push_str(if row.pvid { " pvid" } else { "" });
+            vlan.push_str(if row.untagged { " untagged" } else { "" });
+            vlan.push_str(&row.vni.map_or(String::new(), |vni| format!(" vni {vni}")));
+            word(vlan);
+        }
+    }
     for row in &device.fdb {
         let dst = row.entry.dst.map_or(String::new(), |dst| format!(" dst {dst}"));
         let whose = if row.ours { "" } else { " (foreign)" };
-        word(format!("fdb {}{dst}{whose}", row.entry.mac));
+        let vni = row.vni.map_or(String::new(), |vni| format!(" src_vni {vni}"));
+        word(format!("fdb {}{dst}{vni}{whose}", row.entry.mac));
     }
     for (neighbour, _) in &device.neighbours {
         word(format!("neigh {} {}", neighbour.ip, neighbour.mac));

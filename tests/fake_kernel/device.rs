@@ -2,7 +2,8 @@
 
 use super::{Answer, Device, Kernel, refuse};
 use tapwire::model::{
-    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mac, PortFlags, VlanAttributes, VxlanAttributes,
+    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mac, PortFlags, PortVlans, VlanAttributes,
+    VxlanAttributes,
 };
 use tapwire::observed::Change;
 
@@ -93,6 +94,8 @@ impl Kernel {
                 port_fdb: Vec::new(),
                 neighbours: Vec::new(),
                 addresses: Vec::new(),
+                vlans: PortVlans::default(),
+                vnis: Vec::new(),
                 link,
             },
         );
@@ -266,9 +269,11 @@ impl Kernel {
         if self.ports_of(bridge).len() >= self.ports_per_bridge {
             return refuse(libc::EXFULL, "");
         }
+        let default = self.default_vlan(bridge);
         if let Some(device) = self.devices.get_mut(&index) {
             device.link.master = master;
             device.link.port = Some(fresh_port());
+            device.vlans = default.into_iter().collect();
         }
         self.tell_port(index);
         self.tell_link(index);
@@ -285,6 +290,7 @@ impl Kernel {
         };
         device.link.port = None;
         device.port_fdb.clear();
+        device.vlans = PortVlans::default();
         self.links.push_back(Change::LeftBridge { index, master });
         self.tell_link(index);
         self.follow_ports(master);
@@ -466,6 +472,7 @@ fn complete(asked: BridgeAttributes) -> BridgeAttributes {
         ageing_time: asked.ageing_time.or(Some(30000)),
         multicast_snooping: asked.multicast_snooping.or(Some(true)),
         vlan_filtering: asked.vlan_filtering.or(Some(false)),
+        vlan_default_pvid: asked.vlan_default_pvid.or(Some(1)),
     }
 }
 
@@ -479,5 +486,6 @@ fn fresh_port() -> PortFlags {
         flood: Some(true),
         mcast_flood: Some(true),
         bcast_flood: Some(true),
+        vlan_tunnel: Some(false),
     }
 }

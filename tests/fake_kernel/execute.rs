@@ -210,6 +210,7 @@ impl Kernel {
                 have.ageing_time = attributes.ageing_time.or(have.ageing_time);
                 have.multicast_snooping = attributes.multicast_snooping.or(have.multicast_snooping);
                 have.vlan_filtering = attributes.vlan_filtering.or(have.vlan_filtering);
+                have.vlan_default_pvid = attributes.vlan_default_pvid.or(have.vlan_default_pvid);
                 self.tell_link(index);
                 Ok(())
             }
@@ -248,7 +249,14 @@ impl Kernel {
             }
             Op::DisableIpv6 { link, disable } => self.set_ipv6_disabled(resolve(link, made)?, *disable),
             Op::DeleteLink { link } => self.delete(resolve(link, made)?),
-            Op::Fdb { action, link, entry } => self.fdb(*action, resolve(link, made)?, *entry, true),
+            Op::Fdb {
+                action,
+                link,
+                entry,
+                vni,
+            } => self.fdb_of(*action, resolve(link, made)?, *entry, *vni, true),
+            Op::Vlan { action, link, row } => self.vlan(*action, resolve(link, made)?, *row),
+            Op::Vni { action, link, row } => self.vni(*action, resolve(link, made)?, *row),
             Op::Neighbour { action, link, entry } => {
                 self.neighbour(*action, resolve(link, made)?, *entry, true)
             }
@@ -349,6 +357,8 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
         | Op::DisableIpv6 { link, .. }
         | Op::DeleteLink { link }
         | Op::Fdb { link, .. }
+        | Op::Vlan { link, .. }
+        | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. } => vec![*link],
         Op::Guard { link, .. } => vec![*link],
@@ -361,7 +371,9 @@ fn goal(op: &Op) -> Goal {
     match op {
         Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } => Goal::Create,
         Op::DeleteLink { .. } | Op::GuardTable(GuardTable::Remove) => Goal::Delete,
-        Op::Fdb { action, .. }
+        Op::Vlan { .. } => Goal::Port,
+        Op::Vni { action, .. }
+        | Op::Fdb { action, .. }
         | Op::Neighbour { action, .. }
         | Op::Address { action, .. }
         | Op::Route { action, .. } => match action {

@@ -1,12 +1,24 @@
 //! Forwarding entries of VXLAN devices and bridge ports, neighbours.
 
 use super::{Answer, Kernel, refuse};
-use tapwire::model::{FdbEntry, FdbRow, Ifindex, LinkKind, NeighbourEntry};
+use tapwire::model::{FdbEntry, FdbRow, Ifindex, LinkKind, NeighbourEntry, Vni};
 use tapwire::plan::op::ListAction;
 
 impl Kernel {
     /// `ours`: carries the program's mark.
     pub fn fdb(&mut self, action: ListAction, index: Ifindex, entry: FdbEntry, ours: bool) -> Answer {
+        self.fdb_of(action, index, entry, None, ours)
+    }
+
+    /// `vni`: on a device of many networks, whose.
+    pub fn fdb_of(
+        &mut self,
+        action: ListAction,
+        index: Ifindex,
+        entry: FdbEntry,
+        vni: Option<Vni>,
+        ours: bool,
+    ) -> Answer {
         let Some(device) = self.device_mut(index) else {
             return refuse(libc::ENODEV, "");
         };
@@ -34,15 +46,19 @@ impl Kernel {
         }
         let row = FdbRow {
             entry,
+            vni,
             ours,
             fixed: true,
         };
-        let known = device.fdb.iter().any(|row| row.entry == entry);
-        let same_mac = device.fdb.iter().any(|row| row.entry.mac == entry.mac);
+        let known = device.fdb.iter().any(|row| row.entry == entry && row.vni == vni);
+        let same_mac = device
+            .fdb
+            .iter()
+            .any(|row| row.entry.mac == entry.mac && row.vni == vni);
         match action {
             ListAction::Delete if !known => refuse(libc::ENOENT, ""),
             ListAction::Delete => {
-                device.fdb.retain(|row| row.entry != entry);
+                device.fdb.retain(|row| row.entry != entry || row.vni != vni);
                 Ok(())
             }
             // `vxlan_fdb_update_existing`: only a unicast entry is replaced, only a flood entry is appended to.
@@ -52,7 +68,9 @@ impl Kernel {
             ListAction::Append if !entry.is_flood() && same_mac => refuse(libc::EEXIST, ""),
             ListAction::Add if same_mac => refuse(libc::EEXIST, ""),
             ListAction::Replace => {
-                device.fdb.retain(|row| row.entry.mac != entry.mac);
+                device
+                    .fdb
+                    .retain(|row| row.entry.mac != entry.mac || row.vni != vni);
                 device.fdb.push(row);
                 Ok(())
             }

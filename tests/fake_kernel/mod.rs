@@ -13,12 +13,13 @@ mod execute;
 mod forwarding;
 pub mod host;
 pub mod record;
+mod vlan;
 
 use std::collections::{BTreeMap, VecDeque};
 use tapwire::engine::event::Snapshot;
 use tapwire::kernel::Refusal;
 use tapwire::model::record::{AddressRecord, RouteRecord};
-use tapwire::model::{FdbRow, Ifindex, Link, LinkName, Mac, NeighbourEntry};
+use tapwire::model::{FdbRow, Ifindex, Link, LinkName, Mac, NeighbourEntry, PortVlans, VniRow};
 use tapwire::observed::Change;
 use tapwire::plan::address_move::{Carried, address_of};
 use tapwire::plan::forwarding::ForwardingHave;
@@ -51,6 +52,10 @@ pub struct Device {
     /// Permanent neighbours, and whether they carry our mark.
     pub neighbours: Vec<(NeighbourEntry, bool)>,
     pub addresses: Vec<AddressRecord>,
+    /// As a port of a bridge.
+    pub vlans: PortVlans,
+    /// Of a VXLAN device with `vnifilter`.
+    pub vnis: Vec<VniRow>,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +137,17 @@ impl Kernel {
                         .filter_map(|record| Some((d.link.index, address_of(record)?)))
                 })
                 .collect(),
+            vlans: self
+                .devices
+                .values()
+                .filter(|d| d.link.master.is_some())
+                .map(|d| (d.link.index, d.vlans.clone()))
+                .collect(),
+            vnis: self
+                .devices
+                .values()
+                .flat_map(|d| d.vnis.iter().map(|row| (d.link.index, *row)))
+                .collect(),
         }
     }
 
@@ -194,10 +210,15 @@ impl Kernel {
         }
     }
     fn tell_port(&mut self, index: Ifindex) {
-        if let Some(link) = self.devices.get(&index).map(|d| &d.link)
-            && let (Some(master), Some(flags)) = (link.master, link.port)
+        if let Some(device) = self.devices.get(&index)
+            && let (Some(master), Some(flags)) = (device.link.master, device.link.port)
         {
-            self.links.push_back(Change::BridgePort { index, master, flags });
+            self.links.push_back(Change::BridgePort {
+                index,
+                master,
+                flags,
+                vlans: device.vlans.clone(),
+            });
         }
     }
 }

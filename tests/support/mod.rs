@@ -20,6 +20,7 @@
 //!
 //! - `world`: `in_namespace`; a missing kernel feature sends the test into a virtual machine that has it, else skips
 //! - `feature`: `require!`, what a test needs of this machine
+//! - `frame`: raw frames between guests
 //! - `host`: a network namespace as a host: `ip`, `bridge`, taps and crowds of them, a second host on one underlay
 //! - `daemon`: the daemon under test: configuration, signals, status, log; an unexpected ERROR line fails the test
 //! - `guest`: a machine behind a tap, with DHCP clients and a resolver
@@ -28,6 +29,7 @@
 
 pub mod daemon;
 pub mod feature;
+pub mod frame;
 pub mod guest;
 pub mod host;
 pub mod observer;

@@ -128,7 +128,10 @@ fn uplink(engine: &Engine, network: &Network) -> Option<Uplink> {
         UplinkWant::None => return None,
         UplinkWant::Flat { index, .. } => index,
         UplinkWant::Vlan { parent_index, .. } => parent_index,
-        UplinkWant::Vxlan { attributes, .. } => attributes.link?,
+        UplinkWant::Trunk { index, .. } => index,
+        UplinkWant::Vxlan { attributes, .. } | UplinkWant::SharedVxlan { attributes, .. } => {
+            attributes.link?
+        }
     };
     let link = engine.observed().link(index)?;
     let address = |v4: bool| {

@@ -21,6 +21,8 @@ const DEFAULT_FLAGS: PortFlags = PortFlags {
     flood: Some(true),
     mcast_flood: Some(true),
     bcast_flood: Some(true),
+    // Not a plugin's business.
+    vlan_tunnel: None,
 };
 /// `USER_HZ`: the kernel's bridge times are in hundredths of a second.
 const USER_HZ: u32 = 100;
@@ -76,6 +78,7 @@ pub fn network(decided: &Decided<api::NetworkVerdict>) -> NetworkVerdict {
                 .map(|s| s.saturating_mul(USER_HZ)),
             multicast_snooping: bridge.and_then(|b| b.mcast_snooping).map(|s| s.value_or(true)),
             vlan_filtering: bridge.and_then(|b| b.vlan_filtering).map(|s| s.value_or(false)),
+            vlan_default_pvid: None,
         },
         vxlan_ttl: verdict
             .vxlan
@@ -176,6 +179,7 @@ fn flags(settings: &PortSettings) -> PortFlags {
         flood: pick(settings.flood, DEFAULT_FLAGS.flood),
         mcast_flood: pick(settings.mcast_flood, DEFAULT_FLAGS.mcast_flood),
         bcast_flood: pick(settings.bcast_flood, DEFAULT_FLAGS.bcast_flood),
+        vlan_tunnel: None,
     }
 }
 

@@ -96,6 +96,8 @@ impl Run<'_> {
             | Op::SetBridge { .. }
             | Op::SetVxlan { .. }
             | Op::SetPort { .. }
+            | Op::Vlan { .. }
+            | Op::Vni { .. }
             | Op::DisableIpv6 { .. } => {}
             Op::Guard { .. } | Op::GuardTable(_) => self.world.guard.acknowledge(op),
         }
@@ -178,6 +180,7 @@ impl Run<'_> {
             };
             self.world.forwarding.entry(index).or_default().fdb.push(FdbRow {
                 entry,
+                vni: None,
                 ours: false,
                 fixed: true,
             });

@@ -268,6 +268,7 @@ impl Player<'_> {
             Action::Snapshot => Event::Snapshot(Snapshot {
                 links: self.engine.observed().links().cloned().collect(),
                 addresses: self.world.addresses(),
+                ..Snapshot::default()
             }),
             Action::ReadForwarding { network, device } => Event::Forwarding {
                 network,

@@ -51,7 +51,9 @@ impl World {
                 let known = observed.link(index).is_some();
                 known.then_some(Change::Removed(index)).into_iter().collect()
             }
-            kernel::Change::BridgePort { index, master, flags } => match self.recorded.get(&index) {
+            kernel::Change::BridgePort {
+                index, master, flags, ..
+            } => match self.recorded.get(&index) {
                 Some(known) => {
                     let port = known.port.unwrap_or_default().overlaid_with(&flags);
                     let link = Link {

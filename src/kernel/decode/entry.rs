@@ -3,7 +3,7 @@
 use super::super::wire::{Attributes, Malformed, u8_value, u16_at, u32_at, u32_value};
 use super::kind::ip_address;
 use crate::model::record::{AddressRecord, Attribute, RouteRecord};
-use crate::model::{FdbEntry, FdbRow, Ifindex, Mac, NeighbourEntry};
+use crate::model::{FdbEntry, FdbRow, Ifindex, Mac, NeighbourEntry, Vni};
 use std::net::IpAddr;
 
 /// One RTM_NEWNEIGH: an IP neighbour or, of AF_BRIDGE, a forwarding entry of a bridge port or VXLAN device.
@@ -22,6 +22,8 @@ pub struct NeighbourRow {
     pub master: Option<Ifindex>,
     /// `NDA_PROTOCOL`: who made it. Neighbours keep it, forwarding entries do not (6.18).
     pub protocol: Option<u8>,
+    /// `NDA_SRC_VNI`: of which network, on a VXLAN device of many.
+    pub vni: Option<u32>,
 }
 
 impl NeighbourRow {
@@ -35,6 +37,7 @@ impl NeighbourRow {
                 mac: self.mac?,
                 dst: self.ip,
             },
+            vni: self.vni.and_then(|vni| Vni::new(i64::from(vni)).ok()),
             ours: super::super::mark::is_ours(self.state, self.flags),
             fixed: self.state & (libc::NUD_PERMANENT | libc::NUD_NOARP) != 0,
         })
@@ -51,6 +54,7 @@ impl NeighbourRow {
 /// `struct ndmsg`: family u8, padding, index i32, state u16, flags u8, type u8.
 pub fn neighbour(payload: &[u8]) -> Result<NeighbourRow, Malformed> {
     const HEADER: usize = 12;
+    const SRC_VNI: u16 = 11;
     const PROTOCOL: u16 = 12;
     let attributes = Attributes::behind(payload, HEADER)?;
     let short = Malformed("neighbour message shorter than its header");
@@ -65,12 +69,14 @@ pub fn neighbour(payload: &[u8]) -> Result<NeighbourRow, Malformed> {
         mac: None,
         master: None,
         protocol: None,
+        vni: None,
     };
     for attribute in attributes {
         match attribute? {
             (libc::NDA_DST, value) => row.ip = ip_address(value),
             (libc::NDA_LLADDR, value) => row.mac = Mac::from_slice(value),
             (libc::NDA_MASTER, value) => row.master = Ifindex::new(u32_value(value)?),
+            (SRC_VNI, value) => row.vni = Some(u32_value(value)?),
             (PROTOCOL, value) => row.protocol = Some(u8_value(value)?),
             _ => {}
         }

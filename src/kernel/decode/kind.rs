@@ -72,6 +72,7 @@ fn bridge(data: &[u8]) -> Result<BridgeAttributes, Malformed> {
     const STP_STATE: u16 = 5;
     const VLAN_FILTERING: u16 = 7;
     const MCAST_SNOOPING: u16 = 23;
+    const VLAN_DEFAULT_PVID: u16 = 39;
     let mut bridge = BridgeAttributes::default();
     for attribute in Attributes::new(data) {
         let (attribute, value) = attribute?;
@@ -80,6 +81,7 @@ fn bridge(data: &[u8]) -> Result<BridgeAttributes, Malformed> {
             AGEING_TIME => bridge.ageing_time = Some(u32_value(value)?),
             STP_STATE => bridge.stp = Some(u32_value(value)? != 0),
             VLAN_FILTERING => bridge.vlan_filtering = Some(u8_value(value)? != 0),
+            VLAN_DEFAULT_PVID => bridge.vlan_default_pvid = Some(u16_value(value)?),
             MCAST_SNOOPING => bridge.multicast_snooping = Some(u8_value(value)? != 0),
             _ => {}
         }
@@ -125,6 +127,7 @@ fn vxlan(data: &[u8]) -> Result<VxlanAttributes, Malformed> {
             11 => vxlan.proxy = u8_value(value)? != 0,
             15 => vxlan.dstport = be16_value(value)?,
             25 => vxlan.external = u8_value(value)? != 0,
+            30 => vxlan.vnifilter = u8_value(value)? != 0,
             _ => {}
         }
     }

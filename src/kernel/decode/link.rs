@@ -3,7 +3,7 @@
 use super::super::wire::{Attributes, Malformed, i32_at, string_value, u8_value, u32_at, u32_value};
 use super::Change;
 use super::kind;
-use crate::model::{Ifindex, Link, LinkKind, LinkName, Mac, PortFlags};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, Mac, PortFlags, PortVlans};
 
 /// `struct ifinfomsg`: family u8, padding, type u16, index i32, flags u32, change u32.
 const INFO_LEN: usize = 16;
@@ -89,15 +89,22 @@ pub fn bridge_port(payload: &[u8]) -> Result<Change, Malformed> {
     let index = index(payload)?;
     let mut master = None;
     let mut flags = None;
+    let mut vlans = PortVlans::default();
     for attribute in Attributes::behind(payload, INFO_LEN)? {
         match attribute? {
             (libc::IFLA_MASTER, value) => master = Ifindex::new(u32_value(value)?),
             (libc::IFLA_PROTINFO, value) => flags = Some(bridge_port_flags(value)?),
+            (libc::IFLA_AF_SPEC, value) => vlans = super::vlan::port_vlans(value)?,
             _ => {}
         }
     }
     Ok(match (master, flags) {
-        (Some(master), Some(flags)) => Change::BridgePort { index, master, flags },
+        (Some(master), Some(flags)) => Change::BridgePort {
+            index,
+            master,
+            flags,
+            vlans,
+        },
         // The bridge speaking of itself (VLAN changes) carries no port state.
         _ => Change::Other,
     })
@@ -123,6 +130,7 @@ pub(crate) mod brport {
     pub const LEARNING: u16 = 8;
     pub const UNICAST_FLOOD: u16 = 9;
     pub const MCAST_FLOOD: u16 = 27;
+    pub const VLAN_TUNNEL: u16 = 29;
     pub const BCAST_FLOOD: u16 = 30;
     pub const NEIGH_SUPPRESS: u16 = 32;
     pub const ISOLATED: u16 = 33;
@@ -142,6 +150,7 @@ pub fn bridge_port_flags(nested: &[u8]) -> Result<PortFlags, Malformed> {
             brport::BCAST_FLOOD => &mut flags.bcast_flood,
             brport::NEIGH_SUPPRESS => &mut flags.neigh_suppress,
             brport::ISOLATED => &mut flags.isolated,
+            brport::VLAN_TUNNEL => &mut flags.vlan_tunnel,
             _ => continue,
         };
         *field = Some(u8_value(value)? != 0);

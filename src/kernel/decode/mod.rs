@@ -7,13 +7,14 @@
 mod entry;
 mod kind;
 mod link;
+pub(super) mod vlan;
 
 pub use entry::NeighbourRow;
 pub use link::bridge_port_flags;
 
 use super::wire::{Malformed, Message, u8_value};
 use crate::model::record::{AddressRecord, RouteRecord};
-use crate::model::{Ifindex, Link, LinkName, PortFlags};
+use crate::model::{Ifindex, Link, LinkName, PortFlags, PortVlans};
 
 /// What a message says. `Set` means "is so now": new or changed, the kernel does not tell which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,12 @@ pub enum Change {
         /// `IFLA_NEW_NETNSID`: it lives on in another namespace (the kernel's local number for it).
         moved_to: Option<u32>,
     },
-    /// RTM_NEWLINK of AF_BRIDGE: the port's flags are so now. Says nothing of life and death.
+    /// RTM_NEWLINK of AF_BRIDGE: the port's flags and VLANs are so now. Says nothing of life and death.
     BridgePort {
         index: Ifindex,
         master: Ifindex,
         flags: PortFlags,
+        vlans: PortVlans,
     },
     /// RTM_DELLINK of AF_BRIDGE: the device **left its bridge**; it lives on (or its own `LinkGone` follows).
     LeftBridge {

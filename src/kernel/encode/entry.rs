@@ -5,7 +5,7 @@ use super::super::mark;
 use super::super::request::Batch;
 use super::CREATE;
 use crate::model::record::{AddressRecord, RouteRecord};
-use crate::model::{FdbEntry, Ifindex, Mac, NeighbourEntry, owned};
+use crate::model::{FdbEntry, Ifindex, Mac, NeighbourEntry, Vni, owned};
 use crate::plan::op::ListAction;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
@@ -23,7 +23,7 @@ pub fn push_neighbour(action: ListAction, message: NeighbourMessage, batch: &mut
 
 /// With a destination: an entry of the VXLAN device itself, carrying our mark. Without: a static entry of the bridge
 /// for one of its ports (never both in one message, which the kernel half-applies).
-pub fn forwarding(index: Ifindex, entry: &FdbEntry) -> NeighbourMessage {
+pub fn forwarding(index: Ifindex, entry: &FdbEntry, vni: Option<Vni>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index.get();
@@ -35,6 +35,8 @@ pub fn forwarding(index: Ifindex, entry: &FdbEntry) -> NeighbourMessage {
             message
                 .attributes
                 .push(NeighbourAttribute::Destination(dst.into()));
+            let of = vni.map(|vni| NeighbourAttribute::SourceVni(vni.get()));
+            message.attributes.extend(of);
         }
         None => {
             message.header.state = NeighbourState::Noarp;

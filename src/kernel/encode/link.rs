@@ -24,6 +24,7 @@ pub fn bridge(
         ageing_time,
         multicast_snooping,
         vlan_filtering,
+        vlan_default_pvid,
     } = *attributes;
     // Before the forward delay: with STP on, a delay below two seconds is raised to it (6.18, silently).
     if let Some(on) = stp {
@@ -45,12 +46,19 @@ pub fn bridge(
     if let Some(on) = vlan_filtering {
         link = link.vlan_filtering(on);
     }
+    if let Some(vid) = vlan_default_pvid {
+        link = link.vlan_default_pvid(vid);
+    }
     link
 }
 
 pub fn new_vxlan(name: &str, attributes: &VxlanAttributes) -> LinkMessageBuilder<LinkVxlan> {
-    let mut link = LinkMessageBuilder::<LinkVxlan>::new(name)
-        .id(attributes.vni)
+    let mut link = LinkMessageBuilder::<LinkVxlan>::new(name);
+    // The kernel takes a device of many networks for one of VNI 0 if it is told one.
+    if !attributes.external {
+        link = link.id(attributes.vni);
+    }
+    link = link
         .port(attributes.dstport)
         .learning(attributes.learning)
         .proxy(attributes.proxy);
@@ -78,6 +86,9 @@ pub fn new_vxlan(name: &str, attributes: &VxlanAttributes) -> LinkMessageBuilder
     }
     if attributes.external {
         link = link.collect_metadata(true);
+    }
+    if attributes.vnifilter {
+        link = link.vnifilter(true);
     }
     link
 }
@@ -139,7 +150,7 @@ pub fn port(
     flags: &PortFlags,
 ) -> LinkMessageBuilder<LinkBridgePort> {
     type Setter = fn(LinkMessageBuilder<LinkBridgePort>, bool) -> LinkMessageBuilder<LinkBridgePort>;
-    let setters: [(Option<bool>, Setter); 8] = [
+    let setters: [(Option<bool>, Setter); 9] = [
         (flags.learning, LinkMessageBuilder::<LinkBridgePort>::learning),
         (flags.isolated, LinkMessageBuilder::<LinkBridgePort>::isolated),
         (flags.hairpin, LinkMessageBuilder::<LinkBridgePort>::hairpin),
@@ -156,6 +167,10 @@ pub fn port(
         (
             flags.bcast_flood,
             LinkMessageBuilder::<LinkBridgePort>::bcast_flood,
+        ),
+        (
+            flags.vlan_tunnel,
+            LinkMessageBuilder::<LinkBridgePort>::vlan_tunnel,
         ),
     ];
     for (flag, set) in setters {

@@ -6,6 +6,7 @@
 
 mod entry;
 mod link;
+mod vlan;
 
 use super::error::{Error, Goal};
 use super::request::Batch;
@@ -81,9 +82,16 @@ pub fn op(
             let message = LinkUnspec::new_with_index(resolve(link)?.get()).build();
             batch.push(RouteNetlinkMessage::DelLink(message), 0);
         }
-        Op::Fdb { action, link, entry } => {
-            entry::push_neighbour(*action, entry::forwarding(resolve(link)?, entry), batch)
+        Op::Fdb {
+            action,
+            link,
+            entry,
+            vni,
+        } => entry::push_neighbour(*action, entry::forwarding(resolve(link)?, entry, *vni), batch),
+        Op::Vlan { action, link, row } => {
+            return vlan::push_vlan(word, *action, resolve(link)?, row, batch);
         }
+        Op::Vni { action, link, row } => return vlan::push_vni(word, *action, resolve(link)?, row, batch),
         Op::Neighbour { action, link, entry } => {
             entry::push_neighbour(*action, entry::neighbour(resolve(link)?, entry), batch)
         }
@@ -106,7 +114,9 @@ pub const fn goal(op: &Op) -> Goal {
     match op {
         Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } => Goal::Create,
         Op::DeleteLink { .. } => Goal::Delete,
-        Op::Fdb { action, .. }
+        Op::Vlan { .. } => Goal::Port,
+        Op::Vni { action, .. }
+        | Op::Fdb { action, .. }
         | Op::Neighbour { action, .. }
         | Op::Address { action, .. }
         | Op::Route { action, .. } => match action {

@@ -33,6 +33,7 @@ fn fdb(action: ListAction, mac: &str, dst: Option<&str>, link: &str) -> Op {
             mac: mac.parse().unwrap(),
             dst: dst.map(|ip| ip.parse().unwrap()),
         },
+        vni: None,
     }
 }
 

@@ -41,6 +41,7 @@ fn a_bridge_is_made_with_all_its_attributes_in_one_request() {
                     ageing_time: Some(12_300),
                     multicast_snooping: Some(false),
                     vlan_filtering: None,
+                    vlan_default_pvid: None,
                 },
             },
             Op::DisableIpv6 {
@@ -136,6 +137,7 @@ fn a_tap_is_attached_flagged_and_brought_up() {
             flood: Some(false),
             mcast_flood: Some(false),
             bcast_flood: Some(false),
+            vlan_tunnel: Some(false),
         };
         run_well(&[
             Op::DisableIpv6 {

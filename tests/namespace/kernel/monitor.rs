@@ -53,7 +53,7 @@ fn a_taps_life_is_told_as_what_it_is() {
             assert!(
                 changes
                     .iter()
-                    .any(|c| matches!(c, Change::BridgePort { index, master, flags }
+                    .any(|c| matches!(c, Change::BridgePort { index, master, flags, .. }
                     if *index == tap.index() && *master == bridge && flags.learning == Some(true))),
                 "{changes:?}"
             );

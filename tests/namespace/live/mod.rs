@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attach;
+mod aware;
 mod drift;
 mod explain;
 mod flat;

@@ -47,12 +47,12 @@ network = "local"
     )
 }
 
-fn peer(vtep: &str, more: &str) -> String {
+pub fn peer(vtep: &str, more: &str) -> String {
     format!("[[network.peer]]\nvtep = \"{vtep}\"\n{more}\n")
 }
 
 /// A host with an underlay address, and the peer at the other end of the cable.
-fn underlay() -> (Host, Host) {
+pub fn underlay() -> (Host, Host) {
     let (left, right) = (Host::here(), Host::new());
     left.join("wire0", &right, "wire0");
     left.ip("address add 192.0.2.11/24 dev wire0");
@@ -71,7 +71,7 @@ fn guest(host: &Host, address: &str) -> Host {
 
 /// Until a datagram from one guest has reached the other: ARP's broadcast and its answer have crossed the segment.
 #[track_caller]
-fn assert_reaches(from: &Host, to: &Host, address: &str) {
+pub fn assert_reaches(from: &Host, to: &Host, address: &str) {
     let target = format!("{address}:7007");
     let listener = to.within(|| UdpSocket::bind(&target)).unwrap();
     let sender = from.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();

@@ -1,0 +1,118 @@
+//! Raw Ethernet frames, for what a network stack would hide: what arrives, and what must not.
+
+use super::host::Host;
+use super::wait::wait_until;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Duration;
+
+/// IEEE 802's "local experimental" EtherType: nobody answers it.
+const EXPERIMENTAL: u16 = 0x88b5;
+const BROADCAST: [u8; 6] = [0xff; 6];
+const HEADER: usize = 14;
+
+/// A NIC of a host, open for frames of the experimental type.
+#[derive(Debug)]
+pub struct Nic {
+    socket: OwnedFd,
+    mac: [u8; 6],
+}
+
+impl Nic {
+    #[track_caller]
+    pub fn open(host: &Host, name: &str) -> Self {
+        let text = host.link(name).expect("the NIC")["address"]
+            .as_str()
+            .expect("a MAC")
+            .to_owned();
+        let bytes: Vec<u8> = text
+            .split(':')
+            .map(|b| u8::from_str_radix(b, 16).expect("hex"))
+            .collect();
+        let socket = host.within(|| bound(name)).expect("a packet socket");
+        Self {
+            socket,
+            mac: bytes.try_into().expect("six bytes"),
+        }
+    }
+
+    /// Broadcasts a frame with this text.
+    #[track_caller]
+    pub fn shout(&self, text: &str) {
+        let mut frame = [
+            &BROADCAST[..],
+            &self.mac,
+            &EXPERIMENTAL.to_be_bytes(),
+            text.as_bytes(),
+        ]
+        .concat();
+        frame.resize(60, 0);
+        // SAFETY: the buffer lives through the call and its length is told; the descriptor is ours.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        assert_eq!(sent, 60, "{}", io::Error::last_os_error());
+    }
+
+    /// The text of the next frame of somebody else's that is queued.
+    fn next(&self) -> Option<String> {
+        loop {
+            let mut frame = [0_u8; 2048];
+            // SAFETY: the buffer lives through the call and its length is told; the descriptor is ours.
+            let got = unsafe {
+                libc::recv(
+                    self.socket.as_raw_fd(),
+                    frame.as_mut_ptr().cast(),
+                    frame.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            let got = usize::try_from(got).ok()?;
+            if frame[6..12] != self.mac {
+                let text = String::from_utf8_lossy(&frame[HEADER..got]);
+                return Some(text.trim_end_matches('\0').to_owned());
+            }
+        }
+    }
+
+    /// Everything heard until `text` is; frames of one sender arrive in order.
+    #[track_caller]
+    pub fn heard_until(&self, text: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        wait_until(&format!("{text:?} is heard"), Duration::from_secs(5), || {
+            heard.extend(std::iter::from_fn(|| self.next()));
+            heard.iter().any(|h| h == text)
+        });
+        heard
+    }
+}
+
+fn bound(name: &str) -> io::Result<OwnedFd> {
+    let protocol = i32::from(EXPERIMENTAL.to_be());
+    // SAFETY: takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let text = CString::new(name).expect("a name");
+    // SAFETY: a terminated string that lives through the call.
+    let index = unsafe { libc::if_nametoindex(text.as_ptr()) };
+    // SAFETY: all zeros is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = EXPERIMENTAL.to_be();
+    address.sll_ifindex = i32::try_from(index).expect("an index");
+    // SAFETY: the address lives through the call and its length is told.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if bound != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
