@@ -96,7 +96,8 @@ impl Engine {
             Some(port.index) == uplink
                 || trunks.contains(&port.name)
                 || (matches!(port.kind, LinkKind::Vlan(_) | LinkKind::Vxlan(_))
-                    && Mark::read(port.alias.as_deref()).is_made())
+                    && Mark::read(port.alias.as_deref()).is_made()
+                    && !self.observed.has_address(port.index))
         };
         if !ports.iter().all(is_ours) {
             return None;

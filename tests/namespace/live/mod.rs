@@ -13,7 +13,9 @@ mod guard;
 mod overrun;
 mod reload;
 mod restart;
+mod trunk;
 mod vlan;
+mod vlan_trunk;
 mod vxlan;
 
 use crate::support::daemon::Daemon;
