@@ -14,6 +14,7 @@
 
 mod attacher;
 mod netlink;
+mod networks;
 mod reference;
 mod report;
 mod world;
@@ -31,7 +32,7 @@ use world::{Measure, Sample, TETHER, Task};
 
 const USAGE: &str = "\
 usage: cargo bench --bench attach -- [OPTION]...
-  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder
+  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder, networks
   --quick              fewer taps, rounds and idle seconds: a look, not a result
   --rounds N           rounds per section (default 5)
   --check              exit 1 when a target is missed
@@ -114,7 +115,15 @@ fn drive(options: &Options) -> Result<ExitCode> {
     // Nothing below touches the host's network. Still single-threaded here.
     enter_private()?;
     let mut report = Report::new(options.json, label(&options.baseline), label(&options.subject));
-    let known = ["sequential", "existing", "burst", "idle", "start", "recorder"];
+    let known = [
+        "sequential",
+        "existing",
+        "burst",
+        "idle",
+        "start",
+        "recorder",
+        "networks",
+    ];
     for asked in &options.sections {
         ensure!(
             known.contains(&asked.as_str()),
@@ -130,6 +139,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
                 "burst" => burst(options, &mut report)?,
                 "idle" => idle(options, &mut report)?,
                 "start" => start(options, &mut report)?,
+                "networks" => networks::networks(options, &mut report)?,
                 _ => recorder(options, &mut report)?,
             }
         }

@@ -41,6 +41,8 @@ pub struct Task {
 pub enum Measure {
     /// Taps made one after the other, each when the one before is attached.
     Sequential { taps: usize },
+    /// The same on a bridge that many networks share, which the attacher's own configuration names.
+    Shared { taps: usize },
     /// Taps made without waiting, over several bridges.
     Burst { taps: usize, bridges: usize },
     /// Sleeps while nothing happens.
@@ -79,6 +81,7 @@ pub fn run(task: &Task) -> Result<Sample> {
         new: match task.measure {
             Measure::Burst { bridges, .. } => bridges,
             Measure::Idle { .. } => 2,
+            Measure::Shared { .. } => 0,
             Measure::Sequential { .. } | Measure::Start => 1,
         },
         old: task.existing.div_ceil(OLD_PER_BRIDGE),
@@ -96,7 +99,7 @@ pub fn run(task: &Task) -> Result<Sample> {
     let attacher = task.attacher.start(bridges, &task.folder)?;
     observer.monitor.wait_for_silence(SILENCE)?;
     match task.measure {
-        Measure::Sequential { taps } => sequential(&mut observer, &attacher, taps),
+        Measure::Sequential { taps } | Measure::Shared { taps } => sequential(&mut observer, &attacher, taps),
         Measure::Burst { taps, bridges } => burst(&mut observer, &attacher, taps, bridges),
         Measure::Idle { taps, seconds } => idle(&mut observer, &attacher, taps, seconds),
         Measure::Start => restart(task, attacher, bridges),

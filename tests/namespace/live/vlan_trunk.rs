@@ -86,7 +86,7 @@ fn two_hosts(configuration: &str) {
     for (number, nic) in right.iter().enumerate() {
         // All three were sent before the last one is heard, and only one's own may be.
         let own = format!("in {number}");
-        assert_eq!(nic.heard_until(&own), [own.clone()]);
+        assert_eq!(nic.heard_until(&own), std::slice::from_ref(&own));
     }
     for (number, nic) in left.iter().enumerate() {
         nic.shout(&format!("again {number}"));
@@ -95,7 +95,7 @@ fn two_hosts(configuration: &str) {
         let own = format!("again {number}");
         assert_eq!(
             nic.heard_until(&own),
-            [own.clone()],
+            std::slice::from_ref(&own),
             "and nobody else's of the first round"
         );
     }
