@@ -43,6 +43,9 @@ pub struct Watch {
     directories: Vec<PathBuf>,
     /// Something of interest happened and was not reported yet.
     pending: bool,
+    /// Until when quiet is waited for, and the latest time to report. Kept here, because `changed` is cancelled by
+    /// everything else that happens on the loop: a busy host must not put a reload off for ever.
+    settling: Option<(Instant, Instant)>,
 }
 
 /// What counts within one directory.
@@ -72,6 +75,7 @@ impl Watch {
             files: Vec::new(),
             directories: Vec::new(),
             pending: false,
+            settling: None,
         })
     }
 
@@ -104,18 +108,22 @@ impl Watch {
             let event = self.stream.next().await;
             self.note(event)?;
         }
-        let latest = Instant::now() + SETTLE_AT_MOST;
         loop {
-            let quiet = (Instant::now() + SETTLE).min(latest);
-            match tokio::time::timeout_at(quiet, self.stream.next()).await {
-                Ok(event) if Instant::now() < latest => self.note(event)?,
+            let now = Instant::now();
+            let (quiet, latest) = *self.settling.get_or_insert((now + SETTLE, now + SETTLE_AT_MOST));
+            match tokio::time::timeout_at(quiet.min(latest), self.stream.next()).await {
                 Ok(event) => {
                     self.note(event)?;
-                    break;
+                    let now = Instant::now();
+                    if now >= latest {
+                        break;
+                    }
+                    self.settling = Some((now + SETTLE, latest));
                 }
                 Err(_) => break,
             }
         }
+        self.settling = None;
         // What is queued already belongs to this change.
         while let Some(event) = self.stream.next().now_or_never() {
             self.note(event)?;

@@ -152,3 +152,15 @@ async fn what_changed_while_it_was_read_is_reported_at_once() {
     let again = tokio::time::timeout(SETTLE * 3, watch.changed()).await;
     assert!(again.is_err());
 }
+
+#[tokio::test]
+async fn a_loop_that_always_has_something_else_to_do_hears_of_a_change() {
+    let files = Files::new();
+    let mut watch = files.watch(&["tapwire.toml"], &[]);
+    fs::write(files.path("tapwire.toml"), "y").unwrap();
+    let end = Instant::now() + PATIENCE;
+    // Cancelled and begun anew far more often than a change takes to settle.
+    while tokio::time::timeout(SETTLE / 4, watch.changed()).await.is_err() {
+        assert!(Instant::now() < end, "no change seen");
+    }
+}
