@@ -7,15 +7,15 @@
 -- On a VXLAN network it is never larger than what fits through the underlay: such a value is lowered, with a warning.
 --
 --   [policy.plugin.mtu]
+--   headroom = 50                       # bytes to leave for the encapsulation; default: overhead4 or overhead6
 --   overhead4 = 50                      # outer Ethernet, IPv4, UDP and VXLAN headers
 --   overhead6 = 70                      # the same with IPv6, when the underlay has no IPv4 address
 --   networks = { storage = 9000 }
 local function room(ctx)
   if ctx.network.network_type ~= "vxlan" or not ctx.uplink then return nil end
-  local overhead = ctx.uplink.addr4 and host.config.overhead4
-    or ctx.uplink.addr6 and host.config.overhead6
-    or host.config.overhead4
-  return ctx.uplink.mtu - overhead
+  local config = host.config
+  local by_family = (ctx.uplink.addr4 or not ctx.uplink.addr6) and config.overhead4 or config.overhead6
+  return ctx.uplink.mtu - (config.headroom or by_family)
 end
 
 local function network_mtu(ctx)
@@ -36,6 +36,7 @@ return {
   name = "mtu",
   reads = { "network", "uplink" },
   schema = {
+    headroom = { type = "integer", min = 0, max = 200, doc = "bytes to leave; replaces overhead4 and overhead6" },
     overhead4 = { type = "integer", default = 50, min = 0, max = 200, doc = "bytes VXLAN over IPv4 adds" },
     overhead6 = { type = "integer", default = 70, min = 0, max = 200, doc = "bytes VXLAN over IPv6 adds" },
     networks = { type = "table", default = {}, doc = "MTU by network id or name" },

@@ -30,3 +30,11 @@ t.case{
   name = "an absurd overhead is refused", plugin = "mtu", hook = "port", config = { overhead4 = 201 },
   ctx = t.tap{ network = t.vxlan() }, want_error = "outside 0..200",
 }
+t.case{
+  name = "a headroom replaces both overheads", plugin = "mtu", hook = "port", config = { headroom = 100 },
+  ctx = t.tap{ network = t.vxlan(), uplink = { mtu = 9000, addr6 = "2001:db8::7" } }, want = { mtu = 8900 },
+}
+t.case{
+  name = "no headroom at all", plugin = "mtu", hook = "port", config = { headroom = 0 },
+  ctx = t.tap{ network = t.vxlan(), uplink = { mtu = 9000, addr4 = "192.0.2.7" } }, want = { mtu = 9000 },
+}

@@ -8,6 +8,7 @@
 use super::convert;
 use super::observe::Observer;
 use super::policy::Policy;
+use super::policy::reload::Load;
 use super::sources::{self, Told};
 use super::waiters::Waiters;
 use super::{Error, notify, report};
@@ -20,6 +21,7 @@ use crate::kernel::nft::NftMonitor;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
 use crate::model::Time;
 use crate::source::{self, store::Store, watch::Watch};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -73,6 +75,9 @@ pub struct Reactor {
     pub(super) policy: Policy,
     /// Why the plugins on disk are not those that run.
     pub(super) policy_error: Option<String>,
+    /// Loads of plugins that wait for the one under way.
+    pub(super) policy_loads: VecDeque<Load>,
+    pub(super) policy_loading: bool,
     jobs: JoinSet<Continuation>,
     ready: bool,
 }
@@ -88,7 +93,8 @@ impl Reactor {
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
         engine.handle(Event::SourcesInSync, Time::ZERO);
-        let policy = Policy::start(&config.policy).map_err(Error::Policy)?;
+        let mut policy = Policy::start(&config.policy).map_err(Error::Policy)?;
+        policy.restart_timers(Time::ZERO);
         engine.handle(Event::PolicyChanged(policy.usage()), Time::ZERO);
         tracing::info!(
             target: "daemon",
@@ -122,6 +128,8 @@ impl Reactor {
             observer,
             policy,
             policy_error: None,
+            policy_loads: VecDeque::new(),
+            policy_loading: false,
             jobs: JoinSet::new(),
             ready: false,
         })
@@ -298,8 +306,14 @@ impl Reactor {
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
             Action::ReadGuard { watch } => self.read_guard(watch),
-            Action::AskPort { index, ticket } => return self.ask_port(index, ticket),
-            Action::AskNetwork { network, ticket } => return self.ask_network(&network, ticket),
+            Action::AskPort { index, ticket, why } => {
+                self.ask_port(index, ticket, why);
+                return self.take_ready_replies();
+            }
+            Action::AskNetwork { network, ticket, why } => {
+                self.ask_network(&network, ticket, why);
+                return self.take_ready_replies();
+            }
         };
         let now = self.now();
         self.engine.handle(event, now);

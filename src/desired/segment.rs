@@ -147,6 +147,8 @@ pub enum Waiting {
     NoVid(LinkName),
     #[error("{0}")]
     BadName(String),
+    #[error("waits for plugin {plugin}: {reason}")]
+    Policy { plugin: Box<str>, reason: Box<str> },
 }
 
 /// Names of the links that a network leans on, for finding out whom an event concerns.
@@ -184,6 +186,12 @@ pub fn derive_segment(
     network: &Network,
     verdict: Option<&NetworkVerdict>,
 ) -> Result<SegmentWant, Waiting> {
+    if let Some(denial) = verdict.and_then(|v| v.deny.as_ref()) {
+        return Err(Waiting::Policy {
+            plugin: denial.plugin.clone(),
+            reason: denial.reason.clone(),
+        });
+    }
     if let Some(shared) = aware::shared_bridge(desired, network) {
         return aware::derive(desired, observed, network, shared, verdict);
     }

@@ -28,6 +28,8 @@ pub struct Denial {
 /// Policy's say about one network's bridge and uplink.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkVerdict {
+    /// A plugin that must have a say failed: nothing is made or changed until it answers.
+    pub deny: Option<Denial>,
     pub mtu: Option<Mtu>,
     pub uplink_mtu: Option<Mtu>,
     pub bridge: BridgeAttributes,

@@ -99,6 +99,22 @@ pub struct PolicyUse {
     pub networks: bool,
 }
 
+/// Why policy is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Why {
+    /// Not asked before.
+    #[default]
+    New,
+    /// What the question is about changed.
+    Change,
+    /// A full pass.
+    Resync,
+    /// The plugins changed.
+    Reload,
+    /// A plugin wished it, or its last answer was a failure or "later".
+    Invalidate,
+}
+
 /// What became of a plan: one result for each step begun; fewer than steps if one failed.
 #[derive(Debug, Clone)]
 pub struct Done {
@@ -171,9 +187,11 @@ pub enum Action {
     AskPort {
         index: Ifindex,
         ticket: u64,
+        why: Why,
     },
     AskNetwork {
         network: NetworkId,
         ticket: u64,
+        why: Why,
     },
 }

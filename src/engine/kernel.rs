@@ -1,7 +1,7 @@
 //! What the kernel and the sources tell, and whom it concerns.
 
 use super::backoff::Fight;
-use super::event::Snapshot;
+use super::event::{Snapshot, Why};
 use super::note::{Note, TapChange, What};
 use super::state::{PortLabel, PortState, SegmentEntry, SegmentState, Tap};
 use super::{Engine, Mirror};
@@ -50,6 +50,8 @@ impl Engine {
         let (index, name) = (link.index, link.name);
         let managed = port::is_managed(&self.desired, link);
         let renamed = before.name != name;
+        let relabelled = before.alias != link.alias || before.mac != link.mac;
+        let resized = before.mtu != link.mtu;
         let left_or_joined = before.master != link.master;
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
@@ -67,10 +69,15 @@ impl Engine {
                 tap.name = name;
                 // A new name is a new question.
                 tap.verdict = super::state::Asked::Never;
+            } else if self.policy.ports && relabelled {
+                // A hypervisor's script names the network in the alias, after the tap was made.
+                tap.ask_again(Why::Change);
             }
             self.mark_tap(index, cause);
         } else if managed {
             self.adopt_tap(index, name, cause, now);
+        } else if resized && Mark::read(link.alias.as_deref()).is_foreign() {
+            self.on_foreign_mtu(cause);
         }
         if renamed {
             self.mark_watchers(&before.name, cause);
@@ -248,7 +255,7 @@ impl Engine {
         self.doubt_guard(cause);
         self.forget_guard_failure();
         self.forget_failures();
-        self.ask_everything_again();
+        self.ask_everything_again(Why::Resync);
         self.mark_everything(cause);
         self.pass_open = true;
         self.mirror = if lost_again {
@@ -302,7 +309,7 @@ impl Engine {
         }
         let taps: Vec<Ifindex> = self.taps.keys().copied().collect();
         for index in taps {
-            self.ask_port_again(index);
+            self.ask_port_again(index, Why::Change);
             self.mark_tap(index, cause);
         }
         self.start_prewarmed(now);
@@ -317,7 +324,7 @@ impl Engine {
             self.segments.insert(id.clone(), SegmentEntry::new(now));
         }
         self.rewatch(id);
-        self.ask_network_again(id);
+        self.ask_network_again(id, Why::Change);
         self.mark_segment(id, cause);
         // Also taps that were mapped to it before it was told.
         let mapped: Vec<Ifindex> = self
@@ -327,7 +334,7 @@ impl Engine {
             .map(|(index, _)| *index)
             .collect();
         for index in mapped {
-            self.ask_port_again(index);
+            self.ask_port_again(index, Why::Change);
             self.mark_tap(index, cause);
         }
         if self.in_sync {
@@ -346,7 +353,7 @@ impl Engine {
             .map(|(index, _)| *index)
             .collect();
         for index in concerned {
-            self.ask_port_again(index);
+            self.ask_port_again(index, Why::Change);
             self.mark_tap(index, cause);
         }
     }

@@ -39,7 +39,7 @@ use crate::desired::Desired;
 use crate::model::{Ifindex, LinkName, NetworkId, Time};
 use crate::observed::Observed;
 use crate::plan::{CauseId, Key, Plan};
-use event::{Action, Event, Loss, PolicyUse};
+use event::{Action, Event, Loss, PolicyUse, Why};
 use note::{Note, What};
 use state::{SegmentEntry, Tap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -267,11 +267,11 @@ impl Engine {
             Event::Invalidate { taps, networks } => {
                 self.causes += 1;
                 for id in networks {
-                    self.ask_network_again(&id);
+                    self.ask_network_again(&id, Why::Invalidate);
                     self.mark_segment(&id, cause);
                 }
                 for index in taps {
-                    self.ask_port_again(index);
+                    self.ask_port_again(index, Why::Invalidate);
                     self.mark_tap(index, cause);
                 }
             }

@@ -23,7 +23,7 @@ impl Original {
             self.flags = PortFlags::default();
         }
         let have = if joins {
-            PortFlags::default()
+            PortFlags::NEW_PORT
         } else {
             link.port.unwrap_or_default()
         };
@@ -153,5 +153,20 @@ mod tests {
         let mut later = want();
         original.complete(&mut later, None, &link(off), false);
         assert_eq!(later, want());
+    }
+
+    #[test]
+    fn flags_set_with_the_attach_go_back_to_what_a_new_port_has() {
+        let mut original = Original::default();
+        let mut first = want();
+        first.flags.isolated = Some(true);
+        original.complete(&mut first, None, &link(PortFlags::default()), true);
+        let have = PortFlags {
+            isolated: Some(true),
+            ..PortFlags::NEW_PORT
+        };
+        let mut gone = want();
+        original.complete(&mut gone, None, &link(have), false);
+        assert_eq!(gone.flags.isolated, Some(false));
     }
 }

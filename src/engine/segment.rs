@@ -4,7 +4,7 @@
 //! verdict, the plan for bridge and uplink, the move of a flat interface's addresses (`relocation`), the forwarding
 //! entries. Only when nothing is left to do is the segment ready, and its taps are looked at.
 
-use super::event::{Action, Failure};
+use super::event::{Action, Failure, Why};
 use super::state::SegmentState;
 use super::{Engine, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
@@ -43,6 +43,7 @@ impl Engine {
             return Some(Action::AskNetwork {
                 network: id.clone(),
                 ticket,
+                why: std::mem::replace(&mut entry.why, Why::Change),
             });
         }
         if entry.verdict.is_first_wait() {

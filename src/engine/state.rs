@@ -1,6 +1,7 @@
 //! What the engine remembers of a tap and of a segment.
 
 use super::backoff::Fight;
+use super::event::Why;
 use super::original::Original;
 use crate::desired::port::{PortIntent, PortWant};
 use crate::desired::segment::SegmentWant;
@@ -153,6 +154,8 @@ pub struct Tap {
     pub retry_at: Option<Time>,
     pub fight: Fight,
     pub verdict: Asked<Box<PortVerdict>>,
+    /// Why it is asked about next.
+    pub why: Why,
     pub dirty: bool,
     /// The event that last made it dirty.
     pub cause: CauseId,
@@ -164,6 +167,14 @@ impl Tap {
     /// What policy last said, if it was asked.
     pub fn verdict(&self) -> Option<&PortVerdict> {
         self.verdict.verdict().map(|verdict| &**verdict)
+    }
+
+    /// Policy's answer is old; it holds until there is a new one.
+    pub fn ask_again(&mut self, why: Why) {
+        if self.verdict != Asked::Never {
+            self.why = why;
+        }
+        self.verdict.make_stale();
     }
 
     pub fn label(&self, index: Ifindex) -> PortLabel {
@@ -198,6 +209,7 @@ impl Tap {
             retry_at: None,
             fight: Fight::default(),
             verdict: Asked::Never,
+            why: Why::New,
             dirty: false,
             cause: CauseId::default(),
             touched: 0,
@@ -288,6 +300,8 @@ pub struct SegmentEntry {
     /// Waits because a device is gone whose end was not told yet.
     pub awaits_gone: bool,
     pub verdict: Asked<NetworkVerdict>,
+    /// Why it is asked about next.
+    pub why: Why,
     /// Names of links this segment leans on, as registered in the engine's watch list.
     pub watched: Vec<LinkName>,
     pub dirty: bool,
@@ -296,6 +310,14 @@ pub struct SegmentEntry {
 }
 
 impl SegmentEntry {
+    /// Policy's answer is old; it holds until there is a new one.
+    pub fn ask_again(&mut self, why: Why) {
+        if self.verdict != Asked::Never {
+            self.why = why;
+        }
+        self.verdict.make_stale();
+    }
+
     pub fn new(now: Time) -> Self {
         Self {
             state: SegmentState::Idle,
@@ -315,6 +337,7 @@ impl SegmentEntry {
             retry_at: None,
             awaits_gone: false,
             verdict: Asked::Never,
+            why: Why::New,
             watched: Vec::new(),
             dirty: false,
             cause: CauseId::default(),

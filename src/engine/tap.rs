@@ -4,14 +4,14 @@
 
 use super::Engine;
 use super::backoff::Fight;
-use super::event::Action;
+use super::event::{Action, Why};
 use super::note::What;
 use super::state::{PortLabel, PortState, SegmentState};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, TapSelector, Time};
 use crate::plan::membership::Membership;
-use crate::plan::port::{Place, PortMemory, plan_detach, plan_port};
+use crate::plan::port::{Place, PortMemory, plan_ahead, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
 
@@ -40,6 +40,7 @@ impl Engine {
             let ticket = self.next_ticket();
             let tap = self.taps.get_mut(&index)?;
             tap.verdict.ask(ticket);
+            let why = std::mem::replace(&mut tap.why, Why::Change);
             let first = tap.verdict.is_first_wait();
             tap.intent = intent;
             let network = tap.intent.network().cloned();
@@ -52,8 +53,10 @@ impl Engine {
                     },
                     now,
                 );
+                // Looked at once more, for what can be done while policy thinks.
+                self.mark_tap(index, cause);
             }
-            return Some(Action::AskPort { index, ticket });
+            return Some(Action::AskPort { index, ticket, why });
         }
         let tap = self.taps.get_mut(&index)?;
         if tap.intent != intent {
@@ -101,11 +104,12 @@ impl Engine {
 
     fn attach(&mut self, index: Ifindex, want: &PortWant, cause: CauseId, now: Time) -> Option<Action> {
         let tap = self.taps.get(&index)?;
-        if tap.verdict.is_first_wait() {
-            return None;
-        }
         if tap.retry_at.is_some_and(|at| at > now) {
             return None;
+        }
+        if tap.verdict.is_first_wait() {
+            let ops = plan_ahead(self.observed.link(index)?);
+            return (!ops.is_empty()).then(|| Action::Execute(self.port_plan(index, cause, ops)));
         }
         let segment = self.segments.get(&want.network)?;
         let (bridge, segment_mtu) = match (&segment.state, segment.bridge) {

@@ -127,6 +127,20 @@ pub struct PortFlags {
 }
 
 impl PortFlags {
+    /// What the kernel gives every new bridge port (`new_nbp` in net/bridge/br_if.c), also one that comes from another
+    /// bridge.
+    pub const NEW_PORT: PortFlags = PortFlags {
+        learning: Some(true),
+        isolated: Some(false),
+        hairpin: Some(false),
+        guard: Some(false),
+        neigh_suppress: Some(false),
+        flood: Some(true),
+        mcast_flood: Some(true),
+        bcast_flood: Some(true),
+        vlan_tunnel: Some(false),
+    };
+
     /// Those fields of `self` that are set and that `current` does not already have.
     #[must_use]
     pub fn missing_in(&self, current: &PortFlags) -> PortFlags {

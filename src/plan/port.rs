@@ -8,7 +8,7 @@ use super::membership::Membership;
 use super::op::{LinkChange, LinkRef, ListAction, Master, Op};
 use crate::desired::guard::Entry;
 use crate::desired::port::PortWant;
-use crate::model::{FdbEntry, Ifindex, Link, Mac, Mtu};
+use crate::model::{FdbEntry, Ifindex, Link, Mac, Mtu, PortFlags};
 
 /// RFC 8200, section 5.
 const MIN_IPV6_MTU: u32 = 1280;
@@ -81,8 +81,12 @@ pub fn plan_port(
             },
         });
     }
-    let have = if joins { None } else { link.port };
-    let flags = want.flags.missing_in(&have.unwrap_or_default());
+    let have = if joins {
+        PortFlags::NEW_PORT
+    } else {
+        link.port.unwrap_or_default()
+    };
+    let flags = want.flags.missing_in(&have);
     if !flags.is_empty() {
         ops.push(Op::SetPort { link: tap, flags });
     }
@@ -118,6 +122,21 @@ pub fn plan_port(
     // One that is no longer wanted holds to the last.
     ops.extend(guard);
     ops
+}
+
+/// What a tap of a network gets whatever policy decides, for the time until it has decided: no IPv6. A tap that is on a
+/// bridge already is left until all is known.
+pub fn plan_ahead(link: &Link) -> Vec<Op> {
+    if link.master.is_some() || link.mtu < MIN_IPV6_MTU || link.ipv6_disabled != Some(false) {
+        return Vec::new();
+    }
+    vec![Op::DisableIpv6 {
+        link: LinkRef {
+            name: link.name,
+            index: Some(link.index),
+        },
+        disable: true,
+    }]
 }
 
 /// Takes a tap out of a bridge, and then its guard away; it stays as it is otherwise.

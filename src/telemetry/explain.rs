@@ -257,7 +257,10 @@ fn waits(waiting: &Waiting) -> String {
         Waiting::UnknownPhysical(name) => format!("is on physical network {name}, which is not configured"),
         Waiting::NoLocalAddress => "is a VXLAN and no local_ip is configured".to_owned(),
         Waiting::BadName(problem) => format!("has no usable device name: {problem}"),
-        Waiting::Interface { .. } | Waiting::Bridge { .. } | Waiting::LocalAddress(_) => waiting.to_string(),
+        Waiting::Interface { .. }
+        | Waiting::Bridge { .. }
+        | Waiting::LocalAddress(_)
+        | Waiting::Policy { .. } => waiting.to_string(),
         Waiting::NoVid(bridge) => format!("has no VLAN on {bridge}: all of them are taken"),
     }
 }
@@ -273,6 +276,9 @@ fn remedy_of_waiting(waiting: &Waiting) -> String {
         Waiting::NoLocalAddress => "set vxlan.local_ip".to_owned(),
         Waiting::NoVid(_) => "take networks out that nobody uses; a bridge has 4,094 VLANs".to_owned(),
         Waiting::BadName(_) => "give the network another `bridge`".to_owned(),
+        Waiting::Policy { .. } => {
+            "it is asked again by itself; `tapwire policy status` says how the plugin does".to_owned()
+        }
     }
 }
 

@@ -217,7 +217,7 @@ impl Host {
                 let have = self.reading(|kernel| devices.iter().map(|d| kernel.carried(*d)).collect());
                 Event::Carried { key, have }
             }
-            Action::AskPort { index, ticket } => {
+            Action::AskPort { index, ticket, .. } => {
                 let name = self.kernel.device(index).map(|d| d.link.name);
                 let verdict = name.and_then(|name| self.port_verdicts.get(&name).cloned());
                 Event::PortVerdict {
@@ -226,7 +226,7 @@ impl Host {
                     verdict: Box::new(verdict.unwrap_or_default()),
                 }
             }
-            Action::AskNetwork { network, ticket } => {
+            Action::AskNetwork { network, ticket, .. } => {
                 let verdict = self.network_verdicts.get(network.as_str()).cloned();
                 Event::NetworkVerdict {
                     network,

@@ -2,20 +2,30 @@
 
 use super::super::reactor::Reactor;
 use super::verdict::Resolved;
-use super::{Question, facts, verdict};
+use super::{Again, Question, facts, verdict};
 use crate::desired::verdict::{Denial, PortVerdict};
-use crate::engine::event::Event;
+use crate::engine::event::{Event, Why};
 use crate::engine::state::PortState;
 use crate::model::{Ifindex, NetworkId};
-use crate::policy::api::context::Plan;
-use crate::policy::api::{Decision, Hook, Reply, Subject};
+use crate::policy::api::context::{Plan, Reason};
+use crate::policy::api::{Decision, Fallback, Hook, Reply, Subject};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+fn reason(why: Why) -> Reason {
+    match why {
+        Why::New => Reason::New,
+        Why::Change => Reason::Change,
+        Why::Resync => Reason::Resync,
+        Why::Reload => Reason::Reload,
+        Why::Invalidate => Reason::Invalidate,
+    }
+}
+
 impl Reactor {
     /// The engine asks about a tap.
-    pub(in crate::daemon) fn ask_port(&mut self, index: Ifindex, ticket: u64) {
+    pub(in crate::daemon) fn ask_port(&mut self, index: Ifindex, ticket: u64, why: Why) {
         let mapping = self
             .engine
             .observed()
@@ -25,11 +35,13 @@ impl Reactor {
         let unmapped = network.is_none();
         let question = Question {
             ticket,
+            why,
             network,
             verdict: PortVerdict::default(),
         };
         self.policy.questions.insert(index, question);
         self.policy.said.remove(&index);
+        self.policy.again.remove(&Again::Tap(index));
         if unmapped && self.policy.has(Hook::Resolve) {
             self.ask_hook(index, Hook::Resolve);
         } else {
@@ -85,6 +97,7 @@ impl Reactor {
                 operations: operations.iter().map(ToString::to_string).collect(),
             });
         }
+        context.reason = reason(question.why);
         let ticket = question.ticket;
         self.policy.ask(Subject::Tap(index.get()), hook, ticket, context);
     }
@@ -111,14 +124,23 @@ impl Reactor {
     }
 
     /// The engine asks about a network.
-    pub(in crate::daemon) fn ask_network(&mut self, id: &NetworkId, ticket: u64) {
+    pub(in crate::daemon) fn ask_network(&mut self, id: &NetworkId, ticket: u64, why: Why) {
         let Some(network) = self.engine.desired().network(id) else {
             return;
         };
-        let context = facts::of_network(&self.engine, network, &self.policy.facts);
+        let mut context = facts::of_network(&self.engine, network, &self.policy.facts);
+        context.reason = reason(why);
         self.policy.networks.insert(id.clone(), ticket);
+        self.policy.again.remove(&Again::Network(id.clone()));
         self.policy
             .ask(Subject::Network(id.to_string()), Hook::Network, ticket, context);
+    }
+
+    /// Handles the replies that needed no script.
+    pub(in crate::daemon) fn take_ready_replies(&mut self) {
+        while let Some(reply) = self.policy.ready.pop_front() {
+            self.on_reply(reply);
+        }
     }
 
     /// Handles every reply that is there. True if there was one.
@@ -141,22 +163,44 @@ impl Reactor {
                 }
             }
             (Subject::Network(text), Hook::Network) => {
-                let Ok(id) = NetworkId::new(text) else { return };
-                if self.policy.networks.get(&id) == Some(&reply.seq)
-                    && let Decision::Network(decided) = &reply.decision
-                {
-                    let event = Event::NetworkVerdict {
-                        network: id,
-                        ticket: reply.seq,
-                        verdict: Box::new(verdict::network(decided)),
-                    };
-                    let now = self.now();
-                    self.engine.handle(event, now);
+                if let Ok(id) = NetworkId::new(text) {
+                    self.on_network_reply(id, &reply);
                 }
             }
             (_, Hook::Observe | Hook::Tick) => self.invalidate(&reply.decision),
             _ => {}
         }
+    }
+
+    fn on_network_reply(&mut self, id: NetworkId, reply: &Reply) {
+        let Decision::Network(decided) = &reply.decision else {
+            return;
+        };
+        if self.policy.networks.get(&id) != Some(&reply.seq) {
+            return;
+        }
+        let now = self.now();
+        if let Some(after) = reply.retry_after {
+            self.policy
+                .again
+                .insert(Again::Network(id.clone()), now.plus(after));
+        }
+        let mut verdict = verdict::network(decided);
+        // A plugin without an answer that must have one: the network waits, as a port would be denied.
+        let failed = reply.steps.iter().find(|step| step.fallback == Fallback::Deny);
+        verdict.deny = failed.map(|step| Denial {
+            plugin: step.plugin.as_str().into(),
+            reason: format!("hook network: {}", step.error.as_deref().unwrap_or_default()).into(),
+        });
+        self.policy
+            .decisions
+            .insert((reply.key.clone(), reply.hook), reply.decision.clone());
+        let event = Event::NetworkVerdict {
+            network: id,
+            ticket: reply.seq,
+            verdict: Box::new(verdict),
+        };
+        self.engine.handle(event, now);
     }
 
     pub(in crate::daemon) fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {
@@ -170,10 +214,13 @@ impl Reactor {
         }
         if let Some(after) = reply.retry_after {
             let at = self.now().plus(after);
-            self.policy.again.insert(index, at);
+            self.policy.again.insert(Again::Tap(index), at);
         }
         match &reply.decision {
             Decision::Resolve(decided) => {
+                self.policy
+                    .decisions
+                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
                 let resolved = verdict::resolved(self.engine.desired(), &decided.verdict);
                 let network = match resolved {
                     Ok(Some(Resolved::Known(id))) => Some(id),
@@ -203,7 +250,9 @@ impl Reactor {
                 if let Some(question) = self.policy.questions.get_mut(&index) {
                     verdict::add_port(&mut question.verdict, decided);
                 }
-                self.policy.decisions.insert(index, reply.decision.clone());
+                self.policy
+                    .decisions
+                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
                 self.ask_after_port(index);
@@ -233,7 +282,7 @@ impl Reactor {
             return;
         };
         let at = self.now().plus(Duration::from_secs(seconds));
-        self.policy.again.insert(index, at);
+        self.policy.again.insert(Again::Tap(index), at);
         if let Some(question) = self.policy.questions.get_mut(&index)
             && question.verdict.deny.is_none()
         {

@@ -35,10 +35,7 @@ pub fn of_port(
     Some(Context {
         hook,
         now: now(),
-        reason: match engine.tap(index) {
-            Some(tap) if tap.attach_us.is_none() => Reason::New,
-            _ => Reason::Change,
-        },
+        reason: Reason::Change,
         link: Some(Link {
             ifindex: index.get(),
             name: link.name.to_string(),

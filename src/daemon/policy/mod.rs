@@ -6,7 +6,7 @@
 
 mod ask;
 mod facts;
-mod reload;
+pub(super) mod reload;
 mod show;
 mod verdict;
 mod watching;
@@ -15,14 +15,14 @@ use super::reactor::Reactor;
 use crate::config::PolicySettings;
 use crate::control::api::{Delivery, Sink};
 use crate::desired::verdict::PortVerdict;
-use crate::engine::event::{Event, PolicyUse};
+use crate::engine::event::{Event, PolicyUse, Why};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::policy::api::context::HostFacts;
-use crate::policy::api::{Context, Decision, Hook, Reply, Request, Step, Subject};
+use crate::policy::api::{Context, Decision, Hook, Reply, Request, Subject};
 use crate::policy::tools::recording::Recorder;
 use crate::policy::{Asked, Host, LoadReport};
 use serde_json::Value;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,15 +33,23 @@ const MAX_RECORDED: usize = 4096;
 #[derive(Debug, Clone)]
 struct Question {
     ticket: u64,
+    why: Why,
     network: Option<NetworkId>,
     verdict: PortVerdict,
+}
+
+/// Whom to ask about again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Again {
+    Tap(Ifindex),
+    Network(NetworkId),
 }
 
 /// One plugin's last word about a tap.
 #[derive(Debug, Clone)]
 struct Said {
     hook: Hook,
-    step: Step,
+    plugin: String,
     verdict: String,
 }
 
@@ -56,13 +64,15 @@ pub struct Policy {
     /// Replies that needed no script: handled after the engine has finished its turn.
     ready: VecDeque<Reply>,
     /// To be asked again then.
-    again: BTreeMap<Ifindex, Time>,
+    again: BTreeMap<Again, Time>,
     timers: Vec<(String, Duration, Time)>,
     recorders: Vec<Sink>,
     /// Questions under way that are being recorded.
-    recorded: BTreeMap<(u64, Hook), Context>,
-    /// The last `port` decision about each tap: what a reload is compared with.
-    decisions: BTreeMap<Ifindex, Decision>,
+    recorded: BTreeMap<(Subject, Hook), Context>,
+    /// The last decision about each network (`network`) and tap (`resolve`, `port`): what a reload is compared with.
+    decisions: BTreeMap<(Subject, Hook), Decision>,
+    /// Plugins and hooks whose last call failed: told once, not with every tap.
+    failing: BTreeSet<(String, Hook)>,
     calls: u64,
     errors: u64,
     seq: u64,
@@ -100,7 +110,20 @@ impl Policy {
         self.host.as_ref().is_some_and(|host| host.has_hook(hook))
     }
 
-    fn restart_timers(&mut self, now: Time) {
+    /// The plugins go, and what was asked of them and what they said.
+    fn stop(&mut self) {
+        self.host = None;
+        self.questions.clear();
+        self.networks.clear();
+        self.said.clear();
+        self.ready.clear();
+        self.again.clear();
+        self.recorded.clear();
+        self.decisions.clear();
+        self.failing.clear();
+    }
+
+    pub fn restart_timers(&mut self, now: Time) {
         let timers = self.host.as_ref().map(Host::timers).unwrap_or_default();
         self.timers = timers
             .into_iter()
@@ -131,7 +154,7 @@ impl Policy {
         context.hook = hook;
         context.seq = seq;
         if !self.recorders.is_empty() && self.recorded.len() < MAX_RECORDED {
-            self.recorded.insert((seq, hook), context.clone());
+            self.recorded.insert((key.clone(), hook), context.clone());
         }
         let Some(host) = &self.host else { return };
         if let Asked::Answered(reply) = host.ask(Request {
@@ -147,7 +170,9 @@ impl Policy {
 
     /// The question and its answer, for `policy record`.
     fn record(&mut self, reply: &Reply) {
-        let Some(context) = self.recorded.remove(&(reply.seq, reply.hook)) else {
+        // A question that a newer one replaced has no reply; the newer one took its place here too.
+        let id = (reply.key.clone(), reply.hook);
+        let Some(context) = self.recorded.remove(&id).filter(|c| c.seq == reply.seq) else {
             return;
         };
         let mut recorder = Recorder::new(Vec::new());

@@ -1,17 +1,45 @@
-//! New plugins in force without a restart: loaded aside, rehearsed on every known tap, then swapped.
+//! New plugins in force without a restart: loaded aside, rehearsed on everything that is known, then swapped.
 //!
 //! Loading and rehearsing run on a thread that may block; the loop goes on attaching taps meanwhile. Whatever fails on
-//! the way leaves the running generation as it is.
+//! the way leaves the running generation as it is. One load at a time, in the order asked for, each with the
+//! configuration of the moment it begins: what was asked for last is what runs in the end.
 
 use super::super::reactor::Reactor;
 use super::{Policy, facts};
+use crate::config::PolicySettings;
 use crate::control::api::{Failure, FailureKind, PolicyReloadReport, PolicyReloadRequest, Reply};
-use crate::model::Ifindex;
+use crate::model::{Ifindex, NetworkId};
+use crate::policy::api::context::Reason;
 use crate::policy::api::{Hook, Subject};
-use crate::policy::{Candidate, Comparison, Host, Known};
+use crate::policy::{Candidate, Comparison, Host, Known, LoadReport, Preparation};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Of the answers, in per cent, that a reload may change unless told otherwise (never fewer than 10).
 const MAX_CHANGES_PERCENT: u8 = 10;
+
+/// A load that was asked for; without a client it follows a change of the configuration.
+#[derive(Debug)]
+pub(in super::super) struct Load {
+    request: PolicyReloadRequest,
+    reply: Option<Reply<PolicyReloadReport>>,
+}
+
+/// What was loaded aside.
+enum Loaded {
+    /// Instead of the plugins that run.
+    Next(Box<Candidate>, Comparison),
+    /// Where none ran.
+    First(Box<Policy>),
+}
+
+fn load(settings: &PolicySettings, running: Option<(Preparation, Vec<Known>)>) -> Result<Loaded, LoadReport> {
+    let Some((preparation, known)) = running else {
+        return Policy::start(settings).map(|policy| Loaded::First(Box::new(policy)));
+    };
+    let candidate = preparation.load_tested(settings)?;
+    let comparison = candidate.compare(&known)?;
+    Ok(Loaded::Next(Box::new(candidate), comparison))
+}
 
 impl Reactor {
     /// `policy reload`.
@@ -20,30 +48,98 @@ impl Reactor {
         request: PolicyReloadRequest,
         reply: Reply<PolicyReloadReport>,
     ) {
-        let Some(host) = &self.policy.host else {
-            let _ = reply.send(Err(Failure::new(
-                FailureKind::Unavailable,
-                "no plugins are configured",
-            )));
-            return;
-        };
-        let preparation = host.prepare();
-        let settings = self.config.policy.clone();
-        let known = self.known_decisions();
-        self.background(move || {
-            let made = preparation.load_tested(&settings).and_then(|candidate| {
-                let comparison = candidate.compare(&known)?;
-                Ok((candidate, comparison))
-            });
-            Box::new(move |reactor: &mut Reactor| {
-                let answer = match made {
-                    Ok((candidate, comparison)) => reactor.finish_reload(candidate, &comparison, &request),
-                    Err(report) => Err(Failure::new(FailureKind::Invalid, report.to_string())
-                        .hint("the plugins that run are the old ones")),
-                };
-                let _ = reply.send(answer);
-            })
+        let reply = Some(reply);
+        self.policy_loads.push_back(Load { request, reply });
+        self.begin_next_load();
+    }
+
+    /// The files or the configuration changed: the same as `policy reload`, without a client. A plugin file that does
+    /// not load keeps the old plugins and shows in the log and in `status`.
+    pub(in super::super) fn restart_policy(&mut self) {
+        self.policy_loads.push_back(Load {
+            request: PolicyReloadRequest::default(),
+            reply: None,
         });
+        self.begin_next_load();
+    }
+
+    fn begin_next_load(&mut self) {
+        while !self.policy_loading
+            && let Some(Load { request, reply }) = self.policy_loads.pop_front()
+        {
+            let settings = self.config.policy.clone();
+            if settings.plugins.is_empty() {
+                self.policy.stop();
+                self.policy_changed();
+                let nothing = Failure::new(FailureKind::Unavailable, "no plugins are configured");
+                self.end_load(reply, Err(nothing));
+                continue;
+            }
+            let known = self.known_decisions();
+            let running = self.policy.host.as_ref().map(|host| (host.prepare(), known));
+            self.policy_loading = true;
+            self.background(move || {
+                let loaded = catch_unwind(AssertUnwindSafe(|| load(&settings, running)));
+                Box::new(move |reactor: &mut Reactor| {
+                    reactor.policy_loading = false;
+                    let answer = match loaded {
+                        Ok(Ok(Loaded::Next(candidate, comparison))) => {
+                            reactor.finish_reload(*candidate, &comparison, &request)
+                        }
+                        Ok(Ok(Loaded::First(policy))) => reactor.start_policy(*policy, &request),
+                        Ok(Err(report)) => Err(Failure::new(FailureKind::Invalid, report.to_string())),
+                        Err(_) => Err(Failure::new(
+                            FailureKind::Internal,
+                            "loading the plugins panicked",
+                        )),
+                    };
+                    reactor.end_load(reply, answer);
+                    reactor.begin_next_load();
+                })
+            });
+        }
+    }
+
+    fn end_load(
+        &mut self,
+        reply: Option<Reply<PolicyReloadReport>>,
+        answer: Result<PolicyReloadReport, Failure>,
+    ) {
+        let old_ones_run = |failure: Failure| match self.policy.host {
+            Some(_) => failure.hint("the plugins that run are the old ones"),
+            None => failure,
+        };
+        match reply {
+            Some(reply) => {
+                if answer.is_ok() {
+                    self.policy_error = None;
+                }
+                let _ = reply.send(answer.map_err(old_ones_run));
+            }
+            // The configuration names none: that is no error of its own.
+            None if self.config.policy.plugins.is_empty() => self.policy_error = None,
+            None => {
+                self.policy_error = answer.err().map(|failure| failure.error);
+                if let Some(error) = &self.policy_error {
+                    tracing::error!(target: "policy", %error, "plugins refused; the old ones run on");
+                }
+            }
+        }
+    }
+
+    fn start_policy(
+        &mut self,
+        policy: Policy,
+        request: &PolicyReloadRequest,
+    ) -> Result<PolicyReloadReport, Failure> {
+        if !request.dry_run {
+            self.policy = policy;
+            self.policy_changed();
+        }
+        Ok(PolicyReloadReport {
+            generation: self.policy_status().generation,
+            changes: Vec::new(),
+        })
     }
 
     fn finish_reload(
@@ -61,10 +157,7 @@ impl Reactor {
             Some(most) => comparison.check_at_most(usize::try_from(most).unwrap_or(usize::MAX)),
             None => comparison.check(MAX_CHANGES_PERCENT),
         };
-        checked.map_err(|refusal| {
-            Failure::new(FailureKind::Conflict, refusal.to_string())
-                .hint("the plugins that run are the old ones")
-        })?;
+        checked.map_err(|refusal| Failure::new(FailureKind::Conflict, refusal.to_string()))?;
         if !request.dry_run {
             if let Some(host) = &mut self.policy.host {
                 host.commit(candidate);
@@ -95,78 +188,36 @@ impl Reactor {
         let _ = reply.send(answer);
     }
 
-    /// The files or the configuration changed: the same as `policy reload`, without a client. A plugin file that does
-    /// not load keeps the old plugins and shows in the log and in `status`.
-    pub(in super::super) fn restart_policy(&mut self) {
-        let settings = self.config.policy.clone();
-        let preparation = match (&self.policy.host, settings.plugins.is_empty()) {
-            (_, true) => {
-                self.policy.host = None;
-                self.policy_changed();
-                return;
-            }
-            (Some(host), false) => host.prepare(),
-            (None, false) => {
-                self.background(move || {
-                    let started = Policy::start(&settings);
-                    Box::new(move |reactor: &mut Reactor| match started {
-                        Ok(policy) => {
-                            reactor.policy = policy;
-                            reactor.policy_changed();
-                        }
-                        Err(report) => {
-                            tracing::error!(target: "policy", error = %report, "plugins do not load")
-                        }
-                    })
-                });
-                return;
-            }
-        };
-        let known = self.known_decisions();
-        self.background(move || {
-            let made = preparation.load_tested(&settings).and_then(|candidate| {
-                let comparison = candidate.compare(&known)?;
-                Ok((candidate, comparison))
-            });
-            Box::new(move |reactor: &mut Reactor| {
-                let request = PolicyReloadRequest::default();
-                let finished = match made {
-                    Ok((candidate, comparison)) => reactor
-                        .finish_reload(candidate, &comparison, &request)
-                        .map_err(|failure| failure.error),
-                    Err(report) => Err(report.to_string()),
-                };
-                reactor.policy_error = finished.err();
-                if let Some(error) = &reactor.policy_error {
-                    tracing::error!(target: "policy", %error, "plugins refused; the old ones run on");
-                }
-            })
-        });
-    }
-
     /// Every decision that holds now, with the question as it would be asked now.
     fn known_decisions(&self) -> Vec<Known> {
-        let question = |index: &Ifindex| {
-            let network = self.engine.tap(*index)?.intent.network().cloned();
-            facts::of_port(
-                &self.engine,
-                *index,
-                Hook::Port,
-                network.as_ref(),
-                &self.policy.facts,
-            )
+        let facts = &self.policy.facts;
+        let question = |key: &Subject, hook: Hook| match key {
+            Subject::Tap(raw) => {
+                let index = Ifindex::new(*raw)?;
+                let tap = self.engine.tap(index)?;
+                // A mapping told since spares the question.
+                if hook == Hook::Resolve && self.engine.desired().mapping_for(&tap.name).is_some() {
+                    return None;
+                }
+                let network = tap.intent.network().filter(|_| hook == Hook::Port).cloned();
+                facts::of_port(&self.engine, index, hook, network.as_ref(), facts)
+            }
+            Subject::Network(text) => {
+                let network = self.engine.desired().network(&NetworkId::new(text).ok()?)?;
+                Some(facts::of_network(&self.engine, network, facts))
+            }
+            Subject::Plugin(_) => None,
         };
-        self.policy
-            .decisions
-            .iter()
-            .filter_map(|(index, before)| {
-                Some(Known {
-                    key: Subject::Tap(index.get()),
-                    hook: Hook::Port,
-                    context: question(index)?,
-                    before: before.clone(),
-                })
+        let known = self.policy.decisions.iter().filter_map(|((key, hook), before)| {
+            let mut context = question(key, *hook)?;
+            context.reason = Reason::Reload;
+            Some(Known {
+                key: key.clone(),
+                hook: *hook,
+                context,
+                before: before.clone(),
             })
-            .collect()
+        });
+        known.collect()
     }
 }

@@ -4,7 +4,7 @@ use super::super::reactor::Reactor;
 use super::{Said, facts};
 use crate::control::api::{Failure, FailureKind, PluginRow, PolicyStatus, Reply as Answer, Sink, Verdict};
 use crate::model::Ifindex;
-use crate::policy::api::{Hook, Outcome, Reply, Subject};
+use crate::policy::api::{Hook, Outcome, Reply, Step, Subject};
 use crate::policy::tools;
 use serde_json::Value;
 
@@ -24,10 +24,7 @@ impl Reactor {
             self.observer
                 .metrics
                 .hook(reply.hook.word(), step.outcome.word(), step.elapsed_us);
-            if let Some(error) = step.error.as_deref().filter(|_| failed) {
-                let ifindex = tap.map_or(0, Ifindex::get);
-                tracing::warn!(target: "policy", plugin = %step.plugin, hook = reply.hook.word(), ifindex, error, "plugin failed");
-            }
+            self.tell_failure(reply.hook, step, tap);
             if let Some(index) = tap {
                 let verdict = match &step.error {
                     Some(error) => format!("{}: {error}", step.outcome.word()),
@@ -50,16 +47,39 @@ impl Reactor {
                     &verdict,
                     step.elapsed_us,
                 );
-                let said = Said {
-                    hook: reply.hook,
-                    step: step.clone(),
-                    verdict,
-                };
-                self.policy.said.entry(index).or_default().push(said);
+                let said = self.policy.said.entry(index).or_default();
+                // One line for a plugin's hook, however often it is told of changes.
+                let known = said
+                    .iter_mut()
+                    .find(|said| said.hook == reply.hook && said.plugin == step.plugin);
+                match known {
+                    Some(known) => known.verdict = verdict,
+                    None => said.push(Said {
+                        hook: reply.hook,
+                        plugin: step.plugin.clone(),
+                        verdict,
+                    }),
+                }
             }
         }
         for conflict in &reply.conflicts {
             tracing::warn!(target: "policy", field = %conflict.field, kept = %conflict.kept, refused = %conflict.refused, "plugins disagree");
+        }
+    }
+
+    /// The first failure of a row, and its end: a plugin that fails for every tap must not fill the log.
+    fn tell_failure(&mut self, hook: Hook, step: &Step, tap: Option<Ifindex>) {
+        let ifindex = tap.map_or(0, Ifindex::get);
+        let (plugin, word) = (step.plugin.as_str(), hook.word());
+        if step.outcome.is_failure() {
+            let error = step.error.as_deref().unwrap_or_default();
+            if self.policy.failing.insert((plugin.to_owned(), hook)) {
+                tracing::warn!(target: "policy", plugin, hook = word, ifindex, error, fallback = step.fallback.word(), "plugin failed");
+            } else {
+                tracing::debug!(target: "policy", plugin, hook = word, ifindex, error, fallback = step.fallback.word(), "plugin failed again");
+            }
+        } else if !self.policy.failing.is_empty() && self.policy.failing.remove(&(plugin.to_owned(), hook)) {
+            tracing::info!(target: "policy", plugin, hook = word, "plugin answers again");
         }
     }
 
@@ -104,7 +124,7 @@ impl Reactor {
             .unwrap_or_default();
         said.iter()
             .map(|said| Verdict {
-                plugin: said.step.plugin.clone(),
+                plugin: said.plugin.clone(),
                 hook: said.hook.word().to_owned(),
                 verdict: said.verdict.clone(),
             })

@@ -11,19 +11,6 @@ use crate::policy::api::{self, Decided, FdbKind, FdbRule, Hook, PortSettings, Re
 use crate::policy::shape::Setting;
 use std::collections::BTreeMap;
 
-/// The kernel's own port flags, for `host.unset`.
-const DEFAULT_FLAGS: PortFlags = PortFlags {
-    learning: Some(true),
-    isolated: Some(false),
-    hairpin: Some(false),
-    guard: Some(false),
-    neigh_suppress: Some(false),
-    flood: Some(true),
-    mcast_flood: Some(true),
-    bcast_flood: Some(true),
-    // Not a plugin's business.
-    vlan_tunnel: None,
-};
 /// `USER_HZ`: the kernel's bridge times are in hundredths of a second.
 const USER_HZ: u32 = 100;
 
@@ -67,6 +54,7 @@ pub fn network(decided: &Decided<api::NetworkVerdict>) -> NetworkVerdict {
         value(setting).and_then(|m| Mtu::new(m.get()).ok())
     };
     NetworkVerdict {
+        deny: None,
         mtu: bridge.and_then(|b| mtu(b.mtu.as_ref())),
         uplink_mtu: verdict.uplink.as_ref().and_then(|u| mtu(u.mtu.as_ref())),
         bridge: BridgeAttributes {
@@ -171,14 +159,14 @@ fn flags(settings: &PortSettings) -> PortFlags {
         setting.map(|s| s.value_or(default.unwrap_or_default()))
     };
     PortFlags {
-        learning: pick(settings.learning, DEFAULT_FLAGS.learning),
-        isolated: pick(settings.isolated, DEFAULT_FLAGS.isolated),
-        hairpin: pick(settings.hairpin, DEFAULT_FLAGS.hairpin),
-        guard: pick(settings.guard, DEFAULT_FLAGS.guard),
-        neigh_suppress: pick(settings.neigh_suppress, DEFAULT_FLAGS.neigh_suppress),
-        flood: pick(settings.flood, DEFAULT_FLAGS.flood),
-        mcast_flood: pick(settings.mcast_flood, DEFAULT_FLAGS.mcast_flood),
-        bcast_flood: pick(settings.bcast_flood, DEFAULT_FLAGS.bcast_flood),
+        learning: pick(settings.learning, PortFlags::NEW_PORT.learning),
+        isolated: pick(settings.isolated, PortFlags::NEW_PORT.isolated),
+        hairpin: pick(settings.hairpin, PortFlags::NEW_PORT.hairpin),
+        guard: pick(settings.guard, PortFlags::NEW_PORT.guard),
+        neigh_suppress: pick(settings.neigh_suppress, PortFlags::NEW_PORT.neigh_suppress),
+        flood: pick(settings.flood, PortFlags::NEW_PORT.flood),
+        mcast_flood: pick(settings.mcast_flood, PortFlags::NEW_PORT.mcast_flood),
+        bcast_flood: pick(settings.bcast_flood, PortFlags::NEW_PORT.bcast_flood),
         vlan_tunnel: None,
     }
 }

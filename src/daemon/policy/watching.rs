@@ -1,11 +1,11 @@
 //! Hooks that decide nothing: what happened, timers, and what they want looked at again.
 
 use super::super::reactor::Reactor;
-use super::facts;
+use super::{Again, facts};
 use crate::engine::event::Event;
 use crate::engine::note::{Note, What};
 use crate::engine::state::PortState;
-use crate::model::{Ifindex, LinkName, NamePattern};
+use crate::model::{LinkName, NamePattern};
 use crate::policy::api::context::AttachResult;
 use crate::policy::api::{Decision, Hook, Subject};
 use std::sync::Arc;
@@ -49,24 +49,19 @@ impl Reactor {
     /// Timers and second questions that are due.
     pub(in crate::daemon) fn run_policy_timers(&mut self) {
         let now = self.now();
-        let due: Vec<Ifindex> = self
-            .policy
-            .again
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(i, _)| *i)
-            .collect();
-        if !due.is_empty() {
-            for index in &due {
-                self.policy.again.remove(index);
+        let (mut taps, mut networks) = (Vec::new(), Vec::new());
+        self.policy.again.retain(|whom, at| {
+            if *at > now {
+                return true;
             }
-            self.engine.handle(
-                Event::Invalidate {
-                    taps: due,
-                    networks: Vec::new(),
-                },
-                now,
-            );
+            match whom {
+                Again::Tap(index) => taps.push(*index),
+                Again::Network(id) => networks.push(id.clone()),
+            }
+            false
+        });
+        if !taps.is_empty() || !networks.is_empty() {
+            self.engine.handle(Event::Invalidate { taps, networks }, now);
         }
         let mut ticks = Vec::new();
         for (name, every, at) in &mut self.policy.timers {
@@ -103,9 +98,13 @@ impl Reactor {
                     host.forget(&Subject::Tap(port.index.get()));
                 }
                 self.policy.said.remove(&port.index);
-                self.policy.decisions.remove(&port.index);
+                for hook in [Hook::Resolve, Hook::Port] {
+                    self.policy
+                        .decisions
+                        .remove(&(Subject::Tap(port.index.get()), hook));
+                }
                 self.policy.questions.remove(&port.index);
-                self.policy.again.remove(&port.index);
+                self.policy.again.remove(&Again::Tap(port.index));
                 (port, Hook::Detached, None)
             }
             What::TapChanged { port, .. } => (port, Hook::Observe, None),

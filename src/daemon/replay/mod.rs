@@ -281,12 +281,12 @@ impl Player<'_> {
                 have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),
             },
             // Not reached: the engine is told of no policy. No opinion is the right answer all the same.
-            Action::AskPort { index, ticket } => Event::PortVerdict {
+            Action::AskPort { index, ticket, .. } => Event::PortVerdict {
                 index,
                 ticket,
                 verdict: Box::default(),
             },
-            Action::AskNetwork { network, ticket } => Event::NetworkVerdict {
+            Action::AskNetwork { network, ticket, .. } => Event::NetworkVerdict {
                 network,
                 ticket,
                 verdict: Box::default(),

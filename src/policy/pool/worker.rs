@@ -58,7 +58,9 @@ impl Shared {
         while !state.closed {
             match state.take_ready(Instant::now()) {
                 Some(Next::Run(index, runtime, job)) => {
-                    drop(state);
+                    // Whoever asked may have counted on this thread while it was still waking up: what else is ready
+                    // must not wait for this call to end.
+                    self.call_for_help(state);
                     if !self.carry(&slot, index, runtime, job) {
                         return;
                     }
@@ -205,8 +207,9 @@ impl Shared {
         for line in lines {
             write_line(&plugin.name, context.tap(), line);
         }
+        // Who asked tells people (the daemon once, not for every tap).
         if let Err(fault) = &called.answer {
-            tracing::warn!(plugin = %plugin.name, hook = %hook, ifname = context.tap(), network = context.network_id(),
+            tracing::debug!(plugin = %plugin.name, hook = %hook, ifname = context.tap(), network = context.network_id(),
                 outcome = %fault.outcome, error = %fault, "plugin failed");
         }
     }

@@ -11,6 +11,7 @@ mod explain;
 mod flat;
 mod guard;
 mod overrun;
+mod policy;
 mod reload;
 mod restart;
 mod trunk;

@@ -1,0 +1,199 @@
+//! The whole corpus of hostile plugins (`tests/hostile`, see `tests/policy/hostile.rs` for what each of them comes to)
+//! against a running daemon: each is put into force by a reload and asked about taps of its own, while taps of another
+//! network, in the same chain of plugins, appear.
+
+use super::policy;
+use crate::support::daemon::Daemon;
+use crate::support::feature::{Feature, require};
+use crate::support::host::Host;
+use crate::support::wait::wait_until;
+use crate::support::world::{crowd, in_namespace};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The corpus asks to be asked about `evil*` only.
+const NETWORKS: &str = r#"
+[daemon]
+prune_after = "never"
+[taps]
+match = ["tap*", "evil*"]
+[[network]]
+id = "black"
+network_type = "local"
+prewarm = true
+[[network]]
+id = "green"
+network_type = "local"
+prewarm = true
+[[port]]
+tap = "evil*"
+network = "black"
+[[port]]
+tap = "tap*"
+network = "green"
+"#;
+/// Has a say about every tap.
+const INNOCENT: &str =
+    "return { api = 1, port = function(ctx) return { tags = { seen = ctx.link.name } } end }";
+const EVIL_TAPS: usize = 2;
+const GOOD_TAPS: usize = 3;
+/// What a call may compute before it is stopped, microseconds: whoever waited behind one took longer.
+const DEADLINE_US: u64 = 20_000;
+/// Growth of the daemon's memory that counts as level, KiB: threads' stacks, the allocator's arenas.
+const LEVEL_KIB: u64 = 8 << 10;
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn no_hostile_plugin_holds_up_another_networks_taps_or_costs_the_daemon_anything() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let corpus = corpus();
+        assert!(corpus.len() >= 60);
+        let host = Host::here();
+        let mut daemon = Daemon::spawn(&host, NETWORKS);
+        // What a script logs as an error, and a reload that is refused.
+        daemon.expect_error("\"plugin\":\"hostile\"");
+        daemon.wait_in_sync();
+        daemon.write_file("innocent.lua", INNOCENT);
+        daemon.write_file("hostile.lua", "return { api = 1 }");
+        let files = ["hostile.lua", "innocent.lua"].map(|f| daemon.path(f).to_string_lossy().into_owned());
+        daemon.reload(&format!("{NETWORKS}{}", policy(&files, "")));
+        wait_until("the plugins are loaded", SOON, || {
+            daemon.json(&["policy", "status"])["plugins"]
+                .as_array()
+                .map(Vec::len)
+                == Some(2)
+        });
+        // Normal is what this machine does now, without any hostile plugin.
+        let mut normal: Vec<u64> = (0..10)
+            .flat_map(|_| attach_times(&host, &daemon, GOOD_TAPS))
+            .collect();
+        normal.sort_unstable();
+        let normal = normal[normal.len() / 2];
+        let before = resident(&daemon);
+        let mut times = Vec::new();
+        let mut failures = Vec::new();
+        // A slow machine takes a part of it, of every family.
+        let step = corpus.len() / crowd(corpus.len()).max(1);
+        for path in corpus.iter().step_by(step.max(1)) {
+            match run(&host, &daemon, path) {
+                Ok(mut these) => {
+                    these.sort_unstable();
+                    if these[0] > DEADLINE_US.max(4 * normal) {
+                        failures.push(format!("{}: innocent taps took {these:?} us", path.display()));
+                    }
+                    times.extend(these);
+                }
+                Err(problem) => failures.push(format!("{}: {problem}", path.display())),
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        times.sort_unstable();
+        let median = times[times.len() / 2];
+        println!("innocent taps: {normal} us without, {median} us beside hostile plugins (medians)");
+        assert!(
+            median <= 3 * normal,
+            "{median} us beside hostile plugins, {normal} us without"
+        );
+        // The last hostile one is kept for a rollback until the second reload.
+        daemon.write_file("hostile.lua", "return { api = 1 }");
+        for _ in 0..2 {
+            daemon.json(&["policy", "reload"]);
+        }
+        wait_until("the daemon's memory is back at its level", SOON, || {
+            resident(&daemon) < before + LEVEL_KIB
+        });
+        println!("memory: {before} KiB before, {} KiB after", resident(&daemon));
+        let status = daemon.json(&["policy", "status"]);
+        assert!(
+            status["plugins"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|p| p["health"] == "ok"),
+            "{status}"
+        );
+        assert!(daemon.is_running());
+        daemon.assert_nothing_planned();
+    });
+}
+
+fn corpus() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Puts one plugin into force and lets it meet its taps; the innocent ones' attach times in microseconds.
+fn run(host: &Host, daemon: &Daemon, path: &Path) -> Result<Vec<u64>, String> {
+    daemon.write_file("hostile.lua", &std::fs::read_to_string(path).unwrap());
+    let output = daemon.output(&["policy", "reload", "--max-changes", "1000"]);
+    let refused = path.file_name().unwrap().to_string_lossy().starts_with("load_");
+    if output.status.success() == refused {
+        return Err(format!(
+            "the reload ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    let evil = host.taps("evil", EVIL_TAPS);
+    let times = attach_times(host, daemon, GOOD_TAPS);
+    for tap in &evil {
+        let name = tap.name().to_string();
+        wait_until(&format!("{name} has its answer"), SOON, || {
+            let port = daemon.port(&name).unwrap_or_default();
+            let attached = port["state"] == "attached";
+            let denied = port["state"] == "denied"
+                && port["reason"]
+                    .as_str()
+                    .is_some_and(|reason| reason.contains("hook port"));
+            attached || denied
+        });
+        let state = daemon.port(&name).unwrap_or_default();
+        if (state["state"] == "attached") != host.is_attached(&name, "brqblack") {
+            return Err(format!("{state} is not what the kernel has"));
+        }
+    }
+    drop(evil);
+    wait_until("the taps are forgotten", SOON, || {
+        daemon
+            .json(&["port", "list"])
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    if daemon.is_running() {
+        Ok(times)
+    } else {
+        Err("the daemon ended".to_owned())
+    }
+}
+
+/// Makes innocent taps, waits for them, lets them go: what the daemon says their attach took.
+fn attach_times(host: &Host, daemon: &Daemon, count: usize) -> Vec<u64> {
+    wait_until("earlier taps are forgotten", SOON, || {
+        let ports = daemon.json(&["port", "list"]);
+        !ports.as_array().unwrap().iter().any(|p| p["network"] == "green")
+    });
+    let taps = host.taps("tap", count);
+    for tap in &taps {
+        daemon.wait_port(&tap.name().to_string(), "attached");
+    }
+    let ports = daemon.json(&["port", "list"]);
+    let times = ports
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|p| p["network"] == "green");
+    times.filter_map(|p| p["attach_us"].as_u64()).collect()
+}
+
+/// Resident memory of the daemon, KiB.
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
