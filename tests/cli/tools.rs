@@ -69,7 +69,7 @@ fn the_shipped_plugins_pass_their_tests_and_a_broken_one_fails_with_place_and_di
 
     let broken = std::fs::read_to_string(shipped("mtu.lua"))
         .unwrap()
-        .replace("ctx.uplink.mtu - overhead", "ctx.uplink.mtu - overhead - 1");
+        .replace("return ctx.uplink.mtu - (", "return ctx.uplink.mtu - 1 - (");
     let tests = std::fs::read_to_string(shipped("mtu_test.lua")).unwrap();
     let site = Site::new("", &[("mtu.lua", &broken), ("mtu_test.lua", &tests)]);
     let output = site.run(&["policy", "test"]);
