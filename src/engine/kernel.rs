@@ -207,13 +207,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
-        let networks: Vec<NetworkId> = self.watched.get(name).into_iter().flatten().cloned().collect();
-        for id in networks {
-            self.mark_segment(&id, cause);
-        }
-    }
-
     fn adopt_tap(&mut self, index: Ifindex, name: LinkName, cause: CauseId, now: Time) {
         self.taps.insert(index, Box::new(Tap::new(name, now)));
         let port = PortLabel {

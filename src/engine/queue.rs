@@ -1,7 +1,7 @@
 //! Dirty keys. Each is in its queue at most once; one that was operated on since the last `Drained` waits for the next.
 
 use super::Engine;
-use crate::model::{Ifindex, NetworkId};
+use crate::model::{Ifindex, LinkName, NetworkId};
 use crate::plan::{CauseId, Key};
 
 impl Engine {
@@ -45,6 +45,14 @@ impl Engine {
         let taps: Vec<Ifindex> = self.taps.keys().copied().collect();
         for index in taps {
             self.mark_tap(index, cause);
+        }
+    }
+
+    /// The networks that lean on a link of this name.
+    pub(super) fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
+        let networks: Vec<NetworkId> = self.watched.get(name).into_iter().flatten().cloned().collect();
+        for id in networks {
+            self.mark_segment(&id, cause);
         }
     }
 
