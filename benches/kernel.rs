@@ -20,12 +20,14 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 use tapwire::daemon::namespace;
+use tapwire::desired::guard::Entry;
 use tapwire::kernel::executor::Transport as _;
 use tapwire::kernel::tuntap::{Tap, TapSource};
 use tapwire::kernel::wire::{Message, Messages};
 use tapwire::kernel::{Change, Executor, LinkKey, Monitor, RxEvent, Snapshot, Subscription, Verdict, decode};
 use tapwire::model::{BridgeAttributes, Ifindex, LinkName, Mac};
-use tapwire::plan::op::{LinkChange, LinkRef, Master, Op};
+use tapwire::plan::guard::GuardedPort;
+use tapwire::plan::op::{GuardTable, LinkChange, LinkRef, Master, Op};
 use tapwire::telemetry::flight::{FlightRecorder, Kind, Step};
 
 const CAPTURED: &[u8] = include_bytes!("../tests/data/rtnetlink-6.18.bin");
@@ -48,6 +50,7 @@ fn main() {
         questions();
         receiving();
         operations();
+        guarding();
         whole_attach().await;
         dumps().await;
     });
@@ -270,6 +273,57 @@ fn operations() {
     figures("  attach", master);
     figures("  up", up);
     figures("hand-laid bytes, blocking socket, same three steps", &mut theirs);
+}
+
+/// One port more under guard, and off again, with none and with 1,000 others: four entries in one transaction.
+fn guarding() {
+    println!("spoof guard");
+    let mut executor = Executor::open().unwrap();
+    let entries = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let mac = Mac::new([0xfa, 0x16, 0x3e, 0, high, low]);
+        let mut entries = vec![
+            Entry::Port,
+            Entry::Mac(mac),
+            Entry::Address(mac, [10, 0, high, low].into()),
+            Entry::Address(mac, [0xfe80, 0, 0, 0, 0, 0, 0, number].into()),
+        ];
+        entries.sort_unstable();
+        entries
+    };
+    let mut run = |op: Op| {
+        let begin = Instant::now();
+        executor.run(std::slice::from_ref(&op), |_, outcome| {
+            assert!(matches!(outcome.verdict, Verdict::Done), "{:?}", outcome.verdict);
+        });
+        begin.elapsed()
+    };
+    let link = link(LinkName::new("lo").unwrap(), Ifindex::new(1).unwrap());
+    for others in [0, 1000] {
+        let ports = (0..others).map(|n| GuardedPort {
+            index: Ifindex::new(10_000 + u32::from(n)).unwrap(),
+            entries: entries(n),
+        });
+        run(Op::GuardTable(GuardTable::Make(ports.collect())));
+        let (mut on, mut off) = (Vec::new(), Vec::new());
+        for n in 0..TAPS {
+            let entries: Box<[Entry]> = entries(u16::try_from(2000 + n).unwrap()).into();
+            let (none, all) = (Box::default(), entries.clone());
+            on.push(run(Op::Guard {
+                link,
+                gone: none,
+                new: all,
+            }));
+            off.push(run(Op::Guard {
+                link,
+                gone: entries,
+                new: Box::default(),
+            }));
+        }
+        figures(&format!("one port more, {others} others"), &mut on);
+        figures(&format!("one port less, {others} others"), &mut off);
+    }
+    run(Op::GuardTable(GuardTable::Remove));
 }
 
 fn figures(what: &str, spent: &mut [Duration]) {

@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attacher;
+mod guarded;
 mod netlink;
 mod networks;
 mod reference;
@@ -32,7 +33,7 @@ use world::{Measure, Sample, TETHER, Task};
 
 const USAGE: &str = "\
 usage: cargo bench --bench attach -- [OPTION]...
-  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder, networks
+  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder, networks, guarded
   --quick              fewer taps, rounds and idle seconds: a look, not a result
   --rounds N           rounds per section (default 5)
   --check              exit 1 when a target is missed
@@ -123,6 +124,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
         "start",
         "recorder",
         "networks",
+        "guarded",
     ];
     for asked in &options.sections {
         ensure!(
@@ -140,6 +142,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
                 "idle" => idle(options, &mut report)?,
                 "start" => start(options, &mut report)?,
                 "networks" => networks::networks(options, &mut report)?,
+                "guarded" => guarded::guarded(options, &mut report)?,
                 _ => recorder(options, &mut report)?,
             }
         }
@@ -318,10 +321,14 @@ fn measured(attacher: &Attacher, measure: Measure, existing: usize) -> Result<Sa
         existing,
         folder: folder.path().to_owned(),
     };
+    // In a file: a configuration may be longer than an argument can be.
+    let told = folder.path().join("task");
+    std::fs::write(&told, serde_json::to_string(&task)?)?;
     let entry = Entry::prepare();
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["--world", &serde_json::to_string(&task)?])
+        .arg("--world")
+        .arg(&told)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     // SAFETY: between fork and exec only system calls, which `Entry::enter` is made for.
@@ -334,7 +341,7 @@ fn measured(attacher: &Attacher, measure: Measure, existing: usize) -> Result<Sa
 }
 
 fn be_world(task: &str) -> Result<()> {
-    let task: Task = serde_json::from_str(task)?;
+    let task: Task = serde_json::from_str(&std::fs::read_to_string(task)?)?;
     // SAFETY: takes nothing, cannot fail.
     let driver = unsafe { libc::getppid() };
     let tether = Command::new("ip")

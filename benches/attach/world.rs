@@ -16,7 +16,7 @@ use tapwire::kernel::tuntap::{Tap, TapSource};
 use tapwire::model::LinkName;
 
 /// Taps per bridge that stands from the start: well under the kernel's 1,023, where enslaving grows expensive.
-const OLD_PER_BRIDGE: usize = 500;
+pub const OLD_PER_BRIDGE: usize = 500;
 /// A tap that is not attached by then is missed.
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 const BURST_LIMIT: Duration = Duration::from_secs(60);

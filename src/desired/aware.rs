@@ -127,6 +127,7 @@ pub(super) fn derive(
                 forward_delay: Some(0),
                 vlan_filtering: Some(true),
                 vlan_default_pvid: Some(0),
+                link_local_learning: desired.guards_anything().then_some(false),
                 ..shared.attributes
             },
             carries_addresses: false,

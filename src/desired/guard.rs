@@ -6,7 +6,8 @@
 //!
 //! What a mapping does not say is not compared: a port whose addresses are not told may use any, but its MAC is held.
 //! No guarded port may be a DHCP server or a router, or send anything but IPv4, IPv6, ARP and RARP (which QEMU sends
-//! after a migration); so no VLAN tag either, not even one with VID 0, which receivers take off.
+//! after a migration); so no VLAN tag either, not even one with VID 0, which receivers take off. A trunk port's tagged
+//! frames are held to its MAC addresses only: what its sub-ports may use is not told.
 
 mod rules;
 pub mod table;
@@ -15,41 +16,28 @@ use crate::model::{Cidr, Mac, PortMapping};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Which comparisons a port gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Held {
-    MacAndAddresses,
-    Mac,
-    Addresses,
-    /// Neither is told: only servers and routers are refused.
-    Services,
-}
-
 /// One element of a set of the guard's table, without the port it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Entry {
-    /// The port is guarded. Exactly one of a guarded port's entries.
-    Port(Held),
+    /// The port is guarded. Every guarded port has this one.
+    Port,
+    /// Its MAC is not told: any will do.
+    FreeMac,
+    /// Likewise its addresses.
+    FreeAddresses,
+    /// Its guest's tags are VLANs of the bridge, which lets through those of its sub-ports.
+    Trunk,
     Mac(Mac),
     Address(Mac, IpAddr),
     /// `None`: with any MAC.
     Range(Option<Mac>, Cidr),
 }
 
-impl Entry {
-    pub const fn held(&self) -> Option<Held> {
-        match self {
-            Entry::Port(held) => Some(*held),
-            Entry::Mac(_) | Entry::Address(..) | Entry::Range(..) => None,
-        }
-    }
-}
-
 /// As the value of an `nft` element, behind the port's own part of the key.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Entry::Port(held) => write!(f, " : jump {}", table::chain_of(*held)),
+            Entry::Port | Entry::FreeMac | Entry::FreeAddresses | Entry::Trunk => Ok(()),
             Entry::Mac(mac) => write!(f, " . {mac}"),
             Entry::Address(mac, ip) => write!(f, " . {mac} . {ip}"),
             Entry::Range(Some(mac), range) => write!(f, " . {mac} . {range}"),
@@ -59,7 +47,10 @@ impl fmt::Display for Entry {
 }
 
 /// The entries of a mapping's ports, in order and without doubles; none if its ports are not guarded.
-pub fn derive_guard(mapping: &PortMapping) -> Vec<Entry> {
+///
+/// `shared_bridge`: one VLAN-aware bridge for all networks. On bridges of their own a trunk's tagged frames are taken by
+/// its sub-ports' devices before they come to a bridge.
+pub fn derive_guard(mapping: &PortMapping, shared_bridge: bool) -> Vec<Entry> {
     if !mapping.is_guarded() {
         return Vec::new();
     }
@@ -97,12 +88,16 @@ pub fn derive_guard(mapping: &PortMapping) -> Vec<Entry> {
             .into_iter()
             .map(|(mac, range)| Entry::Range(mac, range)),
     );
-    entries.push(Entry::Port(match (mapping.mac.is_some(), addresses_told) {
-        (true, true) => Held::MacAndAddresses,
-        (true, false) => Held::Mac,
-        (false, true) => Held::Addresses,
-        (false, false) => Held::Services,
-    }));
+    entries.push(Entry::Port);
+    if mapping.mac.is_none() {
+        entries.push(Entry::FreeMac);
+    }
+    if shared_bridge && !mapping.sub_ports.is_empty() {
+        entries.push(Entry::Trunk);
+    }
+    if !addresses_told {
+        entries.push(Entry::FreeAddresses);
+    }
     entries.sort_unstable();
     entries.dedup();
     entries

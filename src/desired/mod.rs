@@ -33,6 +33,8 @@ pub struct Desired {
     networks: BTreeMap<NetworkId, Network>,
     exact: BTreeMap<LinkName, PortMapping>,
     patterns: Vec<PortMapping>,
+    /// Mappings with a spoof guard, by network.
+    guarded: BTreeMap<NetworkId, usize>,
 }
 
 impl Desired {
@@ -47,6 +49,7 @@ impl Desired {
             networks: BTreeMap::new(),
             exact: BTreeMap::new(),
             patterns: Vec::new(),
+            guarded: BTreeMap::new(),
         }
     }
 
@@ -71,30 +74,57 @@ impl Desired {
     }
     /// A mapping with the same selector is replaced.
     pub fn set_mapping(&mut self, mapping: PortMapping) {
-        match &mapping.tap {
-            TapSelector::Exact(name) => {
-                self.exact.insert(*name, mapping);
-            }
+        if mapping.is_guarded() {
+            *self.guarded.entry(mapping.network.clone()).or_default() += 1;
+        }
+        let replaced = match &mapping.tap {
+            TapSelector::Exact(name) => self.exact.insert(*name, mapping),
             TapSelector::Pattern(pattern) => {
                 match self
                     .patterns
                     .iter_mut()
                     .find(|m| matches!(&m.tap, TapSelector::Pattern(p) if p == pattern))
                 {
-                    Some(known) => *known = mapping,
-                    None => self.patterns.push(mapping),
+                    Some(known) => Some(std::mem::replace(known, mapping)),
+                    None => {
+                        self.patterns.push(mapping);
+                        None
+                    }
                 }
             }
+        };
+        if let Some(replaced) = replaced {
+            self.one_less(&replaced);
         }
     }
     pub fn remove_mapping(&mut self, tap: &TapSelector) -> Option<PortMapping> {
-        match tap {
-            TapSelector::Exact(name) => self.exact.remove(name),
+        let removed = match tap {
+            TapSelector::Exact(name) => self.exact.remove(name)?,
             TapSelector::Pattern(_) => {
                 let at = self.patterns.iter().position(|m| m.tap == *tap)?;
-                Some(self.patterns.remove(at))
+                self.patterns.remove(at)
+            }
+        };
+        self.one_less(&removed);
+        Some(removed)
+    }
+    fn one_less(&mut self, mapping: &PortMapping) {
+        if mapping.is_guarded()
+            && let Some(count) = self.guarded.get_mut(&mapping.network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.guarded.remove(&mapping.network);
             }
         }
+    }
+    /// Whether any mapping asks for the spoof guard.
+    pub fn guards_anything(&self) -> bool {
+        !self.guarded.is_empty()
+    }
+    /// Whether a mapping of this network does.
+    pub fn guards(&self, network: &NetworkId) -> bool {
+        self.guarded.contains_key(network)
     }
     /// The mapping of a tap: its exact name first, then the patterns in the order told.
     pub fn mapping_for(&self, name: &LinkName) -> Option<&PortMapping> {
@@ -132,8 +162,12 @@ impl Desired {
             || self.mode != other.mode
             || self.host != other.host;
         let ids = self.networks.keys().chain(other.networks.keys());
-        ids.filter(|id| everything || self.networks.get(id) != other.networks.get(id))
-            .cloned()
-            .collect()
+        ids.filter(|id| {
+            everything
+                || self.networks.get(id) != other.networks.get(id)
+                || self.guards(id) != other.guards(id)
+        })
+        .cloned()
+        .collect()
     }
 }

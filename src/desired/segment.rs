@@ -304,7 +304,7 @@ pub fn derive_segment(
             make,
             mac,
             mtu,
-            attributes: bridge_attributes(network, verdict),
+            attributes: bridge_attributes(network, desired.guards(&network.id), verdict),
             carries_addresses,
         },
         uplink,
@@ -323,7 +323,7 @@ pub(super) fn missing(physical: &PhysicalNetwork, interface: LinkName) -> Waitin
 }
 
 /// Forward delay 0 and STP off (a tap forwards at once), then the network's own options, then policy's.
-fn bridge_attributes(network: &Network, verdict: Option<&NetworkVerdict>) -> BridgeAttributes {
+fn bridge_attributes(network: &Network, guarded: bool, verdict: Option<&NetworkVerdict>) -> BridgeAttributes {
     let asked = network.bridge_options;
     let policy = verdict.map(|v| v.bridge).unwrap_or_default();
     let stp = policy.stp.or(asked.stp).unwrap_or(false);
@@ -338,6 +338,8 @@ fn bridge_attributes(network: &Network, verdict: Option<&NetworkVerdict>) -> Bri
         multicast_snooping: policy.multicast_snooping.or(asked.multicast_snooping),
         vlan_filtering: policy.vlan_filtering.or(asked.vlan_filtering),
         vlan_default_pvid: None,
+        // Such frames pass no filter of the bridge family, and a spoofed source would be learned (`br_handle_frame`).
+        link_local_learning: guarded.then_some(false),
     }
 }
 

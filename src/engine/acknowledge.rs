@@ -32,6 +32,7 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
                 have.multicast_snooping = attributes.multicast_snooping.or(have.multicast_snooping);
                 have.vlan_filtering = attributes.vlan_filtering.or(have.vlan_filtering);
                 have.vlan_default_pvid = attributes.vlan_default_pvid.or(have.vlan_default_pvid);
+                have.link_local_learning = attributes.link_local_learning.or(have.link_local_learning);
             }
         }),
         Op::SetVxlan { link, attributes } => update_ref(observed, link, |l| {

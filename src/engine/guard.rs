@@ -48,12 +48,23 @@ pub(super) enum Readiness {
 impl Engine {
     /// A new desired world, or a mapping of it.
     pub(super) fn look_for_guards(&mut self, cause: CauseId) {
-        let wanted = self.desired.mappings().any(|mapping| mapping.is_guarded());
+        let wanted = self.desired.guards_anything();
         if self.guard.wanted != wanted {
             self.guard.wanted = wanted;
             // From now on it is watched, and what was read before that may be old.
             self.guard.have = None;
             self.mark_guard(cause);
+            if self.desired.mode.shared().is_some() {
+                self.mark_segments(cause);
+            }
+        }
+    }
+
+    /// All networks share a bridge, which is another one with a guard.
+    fn mark_segments(&mut self, cause: CauseId) {
+        let all: Vec<_> = self.segments.keys().cloned().collect();
+        for id in all {
+            self.mark_segment(&id, cause);
         }
     }
 

@@ -224,7 +224,12 @@ impl Engine {
             Event::SetMapping(mapping) => {
                 self.causes += 1;
                 let tap = mapping.tap.clone();
+                let network = mapping.network.clone();
+                let guards = self.desired.guards(&network);
                 self.desired.set_mapping(*mapping);
+                if self.desired.guards(&network) != guards {
+                    self.mark_segment(&network, cause);
+                }
                 self.look_for_guards(cause);
                 self.mapping_changed(&tap, cause);
             }

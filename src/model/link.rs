@@ -75,6 +75,8 @@ pub struct BridgeAttributes {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that a new port is in; 0: none (`IFLA_BR_VLAN_DEFAULT_PVID`).
     pub vlan_default_pvid: Option<u16>,
+    /// Whether frames to 01:80:c2:00:00:0X teach where their source is (`BR_BOOLOPT_NO_LL_LEARN`, since 4.20).
+    pub link_local_learning: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

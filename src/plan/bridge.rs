@@ -129,6 +129,9 @@ fn missing_attributes(want: &BridgeAttributes, have: &BridgeAttributes) -> Bridg
         multicast_snooping: pick(want.multicast_snooping, have.multicast_snooping),
         vlan_filtering: pick(want.vlan_filtering, have.vlan_filtering),
         vlan_default_pvid: pick(want.vlan_default_pvid, have.vlan_default_pvid),
+        // A kernel that does not say cannot be told either.
+        link_local_learning: pick(want.link_local_learning, have.link_local_learning)
+            .filter(|_| have.link_local_learning.is_some()),
     }
 }
 

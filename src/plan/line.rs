@@ -224,7 +224,12 @@ fn bridge(f: &mut fmt::Formatter<'_>, b: &BridgeAttributes) -> fmt::Result {
     option(f, "ageing_time", b.ageing_time)?;
     option(f, "mcast_snooping", b.multicast_snooping.map(u8::from))?;
     option(f, "vlan_filtering", b.vlan_filtering.map(u8::from))?;
-    option(f, "vlan_default_pvid", b.vlan_default_pvid)
+    option(f, "vlan_default_pvid", b.vlan_default_pvid)?;
+    option(
+        f,
+        "no_linklocal_learn",
+        b.link_local_learning.map(|learns| u8::from(!learns)),
+    )
 }
 
 fn vxlan(f: &mut fmt::Formatter<'_>, v: &VxlanAttributes) -> fmt::Result {

@@ -473,6 +473,7 @@ fn complete(asked: BridgeAttributes) -> BridgeAttributes {
         multicast_snooping: asked.multicast_snooping.or(Some(true)),
         vlan_filtering: asked.vlan_filtering.or(Some(false)),
         vlan_default_pvid: asked.vlan_default_pvid.or(Some(1)),
+        link_local_learning: asked.link_local_learning.or(Some(true)),
     }
 }
 

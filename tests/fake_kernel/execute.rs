@@ -211,6 +211,7 @@ impl Kernel {
                 have.multicast_snooping = attributes.multicast_snooping.or(have.multicast_snooping);
                 have.vlan_filtering = attributes.vlan_filtering.or(have.vlan_filtering);
                 have.vlan_default_pvid = attributes.vlan_default_pvid.or(have.vlan_default_pvid);
+                have.link_local_learning = attributes.link_local_learning.or(have.link_local_learning);
                 self.tell_link(index);
                 Ok(())
             }

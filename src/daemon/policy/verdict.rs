@@ -67,6 +67,7 @@ pub fn network(decided: &Decided<api::NetworkVerdict>) -> NetworkVerdict {
             multicast_snooping: bridge.and_then(|b| b.mcast_snooping).map(|s| s.value_or(true)),
             vlan_filtering: bridge.and_then(|b| b.vlan_filtering).map(|s| s.value_or(false)),
             vlan_default_pvid: None,
+            link_local_learning: None,
         },
         vxlan_ttl: verdict
             .vxlan

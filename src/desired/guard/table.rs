@@ -8,8 +8,8 @@
 //! refuses can be evaded by a frame that hides the field (fragments, chains of IPv6 extension headers: RFC 7113), a
 //! rule that accepts cannot: whatever is not accepted is dropped at the end of a chain.
 
+use super::Entry;
 pub use super::rules::CHAINS;
-use super::{Entry, Held};
 use std::net::IpAddr;
 
 pub const NAME: &str = "tapwire";
@@ -25,6 +25,8 @@ pub enum Field {
     EtherSource,
     /// The outermost type: a tag's own, if there is one.
     EtherType,
+    /// Priority and VID, behind an 802.1Q type.
+    VlanTag,
     /// Hardware and protocol type and length: where everything else of an ARP message is.
     ArpFormat,
     ArpOperation,
@@ -49,8 +51,10 @@ pub enum Field {
 /// The table's sets; each element begins with the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Set {
-    /// Port to the chain of its `Held`.
     Ports,
+    FreeMacs,
+    FreeAddresses,
+    Trunks,
     Macs,
     Ipv4,
     Ipv4Ranges,
@@ -59,8 +63,11 @@ pub enum Set {
 }
 
 impl Set {
-    pub const ALL: [Set; 6] = [
+    pub const ALL: [Set; 9] = [
         Set::Ports,
+        Set::FreeMacs,
+        Set::FreeAddresses,
+        Set::Trunks,
         Set::Macs,
         Set::Ipv4,
         Set::Ipv4Ranges,
@@ -70,6 +77,9 @@ impl Set {
     pub const fn name(self) -> &'static str {
         match self {
             Set::Ports => "ports",
+            Set::FreeMacs => "free_macs",
+            Set::FreeAddresses => "free_addresses",
+            Set::Trunks => "trunks",
             Set::Macs => "macs",
             Set::Ipv4 => "ipv4",
             Set::Ipv4Ranges => "ipv4_ranges",
@@ -142,8 +152,6 @@ pub enum Act {
     Drop(Reason),
     Jump(&'static str),
     Goto(&'static str),
-    /// To the chain that `Set::Ports` names for the port; nowhere if it names none.
-    Dispatch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,19 +176,13 @@ pub struct Chain {
     pub rules: &'static [Rule],
 }
 
-pub const fn chain_of(held: Held) -> &'static str {
-    match held {
-        Held::MacAndAddresses => "port_mac_addresses",
-        Held::Mac => "port_mac",
-        Held::Addresses => "port_addresses",
-        Held::Services => "port_services",
-    }
-}
-
 /// Where an entry stands.
 pub fn set_of(entry: &Entry) -> Set {
     match entry {
-        Entry::Port(_) => Set::Ports,
+        Entry::Port => Set::Ports,
+        Entry::FreeMac => Set::FreeMacs,
+        Entry::FreeAddresses => Set::FreeAddresses,
+        Entry::Trunk => Set::Trunks,
         Entry::Mac(_) => Set::Macs,
         Entry::Address(_, IpAddr::V4(_)) => Set::Ipv4,
         Entry::Address(_, IpAddr::V6(_)) => Set::Ipv6,

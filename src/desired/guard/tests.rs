@@ -16,24 +16,25 @@ fn mapping(mac: Option<&str>, addresses: &[&str], pairs: &[(&str, Option<&str>)]
     mapping
 }
 
+fn line(entry: &Entry) -> String {
+    format!("{} tap0{entry}", table::set_of(entry).name())
+}
+
 fn text(mapping: &PortMapping) -> Vec<String> {
-    derive_guard(mapping)
-        .iter()
-        .map(|entry| format!("tap0{entry}"))
-        .collect()
+    derive_guard(mapping, false).iter().map(line).collect()
 }
 
 const MAC: Option<&str> = Some("fa:16:3e:00:00:05");
 
 #[test]
 fn a_mapping_that_says_nothing_of_the_machine_guards_nothing() {
-    assert!(derive_guard(&mapping(None, &[], &[])).is_empty());
+    assert!(derive_guard(&mapping(None, &[], &[]), false).is_empty());
     let mut off = mapping(MAC, &["10.0.0.5"], &[]);
     off.port_security = Some(false);
-    assert!(derive_guard(&off).is_empty());
+    assert!(derive_guard(&off, false).is_empty());
     let mut on = mapping(None, &[], &[]);
     on.port_security = Some(true);
-    assert_eq!(text(&on), ["tap0 : jump port_services"]);
+    assert_eq!(text(&on), ["ports tap0", "free_macs tap0", "free_addresses tap0"]);
 }
 
 #[test]
@@ -41,11 +42,11 @@ fn mac_and_addresses_bring_the_link_local_address_of_the_mac() {
     assert_eq!(
         text(&mapping(MAC, &["10.0.0.5", "2001:db8::5"], &[])),
         [
-            "tap0 : jump port_mac_addresses",
-            "tap0 . fa:16:3e:00:00:05",
-            "tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
-            "tap0 . fa:16:3e:00:00:05 . 2001:db8::5",
-            "tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
+            "ports tap0",
+            "macs tap0 . fa:16:3e:00:00:05",
+            "ipv4 tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
+            "ipv6 tap0 . fa:16:3e:00:00:05 . 2001:db8::5",
+            "ipv6 tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
         ]
     );
 }
@@ -54,7 +55,11 @@ fn mac_and_addresses_bring_the_link_local_address_of_the_mac() {
 fn a_mac_alone_leaves_the_addresses_free() {
     assert_eq!(
         text(&mapping(MAC, &[], &[])),
-        ["tap0 : jump port_mac", "tap0 . fa:16:3e:00:00:05"]
+        [
+            "ports tap0",
+            "free_addresses tap0",
+            "macs tap0 . fa:16:3e:00:00:05"
+        ]
     );
 }
 
@@ -63,10 +68,11 @@ fn addresses_alone_leave_the_mac_free() {
     assert_eq!(
         text(&mapping(None, &["10.0.0.5", "2001:db8::5"], &[])),
         [
-            "tap0 : jump port_addresses",
-            "tap0 . any . 10.0.0.5/32",
-            "tap0 . any . 2001:db8::5/128",
-            "tap0 . any . fe80::/10",
+            "ports tap0",
+            "free_macs tap0",
+            "ipv4_ranges tap0 . any . 10.0.0.5/32",
+            "ipv6_ranges tap0 . any . 2001:db8::5/128",
+            "ipv6_ranges tap0 . any . fe80::/10",
         ]
     );
 }
@@ -81,15 +87,15 @@ fn an_allowed_pair_takes_the_ports_mac_or_brings_its_own() {
     assert_eq!(
         text(&mapping(MAC, &["10.0.0.5"], &pairs)),
         [
-            "tap0 : jump port_mac_addresses",
-            "tap0 . 00:00:5e:00:01:07",
-            "tap0 . fa:16:3e:00:00:05",
-            "tap0 . 00:00:5e:00:01:07 . 10.0.0.100",
-            "tap0 . 00:00:5e:00:01:07 . fe80::200:5eff:fe00:107",
-            "tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
-            "tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
+            "ports tap0",
+            "macs tap0 . 00:00:5e:00:01:07",
+            "macs tap0 . fa:16:3e:00:00:05",
+            "ipv4 tap0 . 00:00:5e:00:01:07 . 10.0.0.100",
+            "ipv6 tap0 . 00:00:5e:00:01:07 . fe80::200:5eff:fe00:107",
+            "ipv4 tap0 . fa:16:3e:00:00:05 . 10.0.0.5",
+            "ipv6 tap0 . fa:16:3e:00:00:05 . fe80::f816:3eff:fe00:5",
             // The narrower one lies inside: the kernel takes no overlapping elements.
-            "tap0 . fa:16:3e:00:00:05 . 10.1.0.0/16",
+            "ipv4_ranges tap0 . fa:16:3e:00:00:05 . 10.1.0.0/16",
         ]
     );
 }
@@ -97,7 +103,7 @@ fn an_allowed_pair_takes_the_ports_mac_or_brings_its_own() {
 #[test]
 fn a_range_of_one_mac_around_one_of_any_mac_is_cut_up() {
     let pairs = [("10.0.0.0/29", Some("00:00:5e:00:01:07"))];
-    let ranges: Vec<String> = derive_guard(&mapping(None, &["10.0.0.5"], &pairs))
+    let ranges: Vec<String> = derive_guard(&mapping(None, &["10.0.0.5"], &pairs), false)
         .iter()
         .filter(|entry| matches!(entry, Entry::Range(..)))
         .map(ToString::to_string)
@@ -115,8 +121,8 @@ fn a_range_of_one_mac_around_one_of_any_mac_is_cut_up() {
 
 #[test]
 fn the_difference_names_only_what_changes() {
-    let have = derive_guard(&mapping(MAC, &["10.0.0.5"], &[]));
-    let want = derive_guard(&mapping(MAC, &["10.0.0.6"], &[]));
+    let have = derive_guard(&mapping(MAC, &["10.0.0.5"], &[]), false);
+    let want = derive_guard(&mapping(MAC, &["10.0.0.6"], &[]), false);
     let (gone, new) = difference(&have, &want);
     let mac = "fa:16:3e:00:00:05".parse().unwrap();
     assert_eq!(gone, [Entry::Address(mac, "10.0.0.5".parse().unwrap())]);

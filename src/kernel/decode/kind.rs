@@ -73,6 +73,8 @@ fn bridge(data: &[u8]) -> Result<BridgeAttributes, Malformed> {
     const VLAN_FILTERING: u16 = 7;
     const MCAST_SNOOPING: u16 = 23;
     const VLAN_DEFAULT_PVID: u16 = 39;
+    const MULTI_BOOLOPT: u16 = 46;
+    const NO_LINK_LOCAL_LEARN: u32 = 1;
     let mut bridge = BridgeAttributes::default();
     for attribute in Attributes::new(data) {
         let (attribute, value) = attribute?;
@@ -82,6 +84,9 @@ fn bridge(data: &[u8]) -> Result<BridgeAttributes, Malformed> {
             STP_STATE => bridge.stp = Some(u32_value(value)? != 0),
             VLAN_FILTERING => bridge.vlan_filtering = Some(u8_value(value)? != 0),
             VLAN_DEFAULT_PVID => bridge.vlan_default_pvid = Some(u16_value(value)?),
+            MULTI_BOOLOPT => {
+                bridge.link_local_learning = Some(u32_value(value)? & NO_LINK_LOCAL_LEARN == 0);
+            }
             MCAST_SNOOPING => bridge.multicast_snooping = Some(u8_value(value)? != 0),
             _ => {}
         }

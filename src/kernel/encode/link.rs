@@ -3,7 +3,10 @@
 use super::super::error::Error;
 use crate::model::{BridgeAttributes, Ifindex, Mtu, PortFlags, VxlanAttributes};
 use crate::plan::op::{LinkChange, LinkRef, Master};
-use netlink_packet_route::link::{BridgeStpState, InfoKind, InfoVxlan, LinkMessage};
+use netlink_packet_route::link::{
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, InfoBridge, InfoKind, InfoVxlan,
+    LinkMessage,
+};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,6 +28,7 @@ pub fn bridge(
         multicast_snooping,
         vlan_filtering,
         vlan_default_pvid,
+        link_local_learning,
     } = *attributes;
     // Before the forward delay: with STP on, a delay below two seconds is raised to it (6.18, silently).
     if let Some(on) = stp {
@@ -48,6 +52,16 @@ pub fn bridge(
     }
     if let Some(vid) = vlan_default_pvid {
         link = link.vlan_default_pvid(vid);
+    }
+    if let Some(learns) = link_local_learning {
+        // Not `set_boolean_opt`, which a change of a bridge that stands does not send (rtnetlink 0.24).
+        let mask = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+        let value = if learns {
+            BridgeBooleanOptionFlags::empty()
+        } else {
+            mask
+        };
+        link = link.append_info_data(InfoBridge::MultiBoolOpt(BridgeBooleanOptions { value, mask }));
     }
     link
 }

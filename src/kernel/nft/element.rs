@@ -3,10 +3,10 @@
 //! A key is the port's index and what follows it, each part padded to four bytes. In an interval set every number is
 //! big-endian (so `nft` shows it), in the others the index is the host's.
 
-use super::guard::{DATA_VALUE, DATA_VERDICT, LIST_ELEM, TABLE, verdict_data};
+use super::guard::{DATA_VALUE, LIST_ELEM, TABLE};
 use super::message::{Attributes, CREATE, Messages};
+use crate::desired::guard::Entry;
 use crate::desired::guard::table::{self, Set};
-use crate::desired::guard::{Entry, Held};
 use crate::model::{Cidr, Ifindex, Mac};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,6 @@ const LIST_BYTES: usize = 48 * 1024;
 pub const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub const NFTA_SET_ELEM_KEY: u16 = 1;
-pub const NFTA_SET_ELEM_DATA: u16 = 2;
 pub const NFTA_SET_ELEM_KEY_END: u16 = 10;
 
 pub fn elements(
@@ -59,14 +58,9 @@ pub fn elements(
 fn element(index: Ifindex, entry: Entry, e: &mut Attributes<'_>) {
     let mut key = Vec::with_capacity(28);
     match entry {
-        Entry::Port(held) => {
+        Entry::Port | Entry::FreeMac | Entry::FreeAddresses | Entry::Trunk => {
             key.extend_from_slice(&index.get().to_ne_bytes());
             e.nest(NFTA_SET_ELEM_KEY, |data| data.bytes(DATA_VALUE, &key));
-            e.nest(NFTA_SET_ELEM_DATA, |data| {
-                data.nest(DATA_VERDICT, |v| {
-                    verdict_data(v, libc::NFT_JUMP, Some(table::chain_of(held)));
-                });
-            });
         }
         Entry::Mac(mac) => {
             key.extend_from_slice(&index.get().to_ne_bytes());
@@ -119,7 +113,7 @@ fn last_of(range: Cidr) -> IpAddr {
 }
 
 /// The entry that an element is, and its port; none for one that we never write.
-pub fn entry_of(set: Set, key: &[u8], end: Option<&[u8]>, chain: Option<&str>) -> Option<(Ifindex, Entry)> {
+pub fn entry_of(set: Set, key: &[u8], end: Option<&[u8]>) -> Option<(Ifindex, Entry)> {
     let (index, rest) = key.split_first_chunk::<4>()?;
     let index = if set.is_interval() {
         u32::from_be_bytes(*index)
@@ -127,12 +121,15 @@ pub fn entry_of(set: Set, key: &[u8], end: Option<&[u8]>, chain: Option<&str>) -
         u32::from_ne_bytes(*index)
     };
     let index = Ifindex::new(index)?;
-    if set == Set::Ports {
-        let all = [Held::MacAndAddresses, Held::Mac, Held::Addresses, Held::Services];
-        let held = all
-            .into_iter()
-            .find(|held| Some(table::chain_of(*held)) == chain)?;
-        return Some((index, Entry::Port(held)));
+    let alone = match set {
+        Set::Ports => Some(Entry::Port),
+        Set::FreeMacs => Some(Entry::FreeMac),
+        Set::FreeAddresses => Some(Entry::FreeAddresses),
+        Set::Trunks => Some(Entry::Trunk),
+        Set::Macs | Set::Ipv4 | Set::Ipv4Ranges | Set::Ipv6 | Set::Ipv6Ranges => None,
+    };
+    if let Some(entry) = alone {
+        return Some((index, entry));
     }
     let (mac, ip) = rest.split_first_chunk::<8>()?;
     let mac = Mac::from_slice(mac.get(..6)?)?;

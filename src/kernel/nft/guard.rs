@@ -20,7 +20,6 @@ mod datatype {
     pub const IPV6: u32 = 8;
     pub const ETHER: u32 = 9;
     pub const IFINDEX: u32 = 20;
-    pub const VERDICT: u32 = 0xffff_ff00;
     /// A concatenation: six bits for each part.
     pub const fn with(head: u32, tail: u32) -> u32 {
         (head << 6) | tail
@@ -32,7 +31,7 @@ fn key_of(set: Set) -> (u32, &'static [u32]) {
     use datatype::{ETHER, IFINDEX, IPV4, IPV6, with};
     let port_mac = with(IFINDEX, ETHER);
     match set {
-        Set::Ports => (IFINDEX, &[4]),
+        Set::Ports | Set::FreeMacs | Set::FreeAddresses | Set::Trunks => (IFINDEX, &[4]),
         Set::Macs => (port_mac, &[4, 6]),
         Set::Ipv4 | Set::Ipv4Ranges => (with(port_mac, IPV4), &[4, 6, 4]),
         Set::Ipv6 | Set::Ipv6Ranges => (with(port_mac, IPV6), &[4, 6, 16]),
@@ -111,14 +110,12 @@ const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
-const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
 const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_DESC_CONCAT: u16 = 2;
 const NFTA_SET_FIELD_LEN: u16 = 1;
 const NFT_SET_INTERVAL: u32 = 0x4;
-const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_CONCAT: u32 = 0x80;
 pub const LIST_ELEM: u16 = 1;
 
@@ -127,19 +124,13 @@ pub fn set(set: Set, a: &mut Attributes<'_>) {
     let (key_type, lengths) = key_of(set);
     a.text(TABLE, table::NAME);
     a.text(NFTA_SET_NAME, set.name());
-    let flags = match set {
-        Set::Ports => NFT_SET_MAP,
-        _ if set.is_interval() => NFT_SET_INTERVAL | NFT_SET_CONCAT,
-        _ => 0,
-    };
     // What is nothing is not told back.
-    if flags != 0 {
-        a.number(NFTA_SET_FLAGS, flags);
+    if set.is_interval() {
+        a.number(NFTA_SET_FLAGS, NFT_SET_INTERVAL | NFT_SET_CONCAT);
     }
     a.number(NFTA_SET_KEY_TYPE, key_type);
     a.number(NFTA_SET_KEY_LEN, lengths.iter().copied().map(padded).sum());
-    if set == Set::Ports {
-        a.number(NFTA_SET_DATA_TYPE, datatype::VERDICT);
+    if lengths.len() == 1 {
         // For `nft`'s listing: the key is in host byte order (type 0, 4 bytes, 1).
         let [b0, b1, b2, b3] = 1u32.to_ne_bytes();
         a.bytes(NFTA_SET_USERDATA, &[0, 4, b0, b1, b2, b3]);
@@ -232,15 +223,6 @@ pub fn expressions(rule: &Rule, list: &mut Attributes<'_>) {
             });
             verdict(list, libc::NF_DROP, None);
         }
-        Act::Dispatch => {
-            load(list, Field::Port, 0);
-            // Into the verdict register, 0.
-            expression(list, "lookup", |e| {
-                e.text(1, Set::Ports.name());
-                e.number(2, register(0));
-                e.number(3, 0);
-            });
-        }
     }
 }
 
@@ -279,7 +261,7 @@ fn masked(list: &mut Attributes<'_>, field: Field, mask: &[u8], op: libc::c_int,
 }
 
 pub const DATA_VALUE: u16 = 1;
-pub const DATA_VERDICT: u16 = 2;
+const DATA_VERDICT: u16 = 2;
 
 fn compare(list: &mut Attributes<'_>, op: libc::c_int, value: &[u8]) {
     expression(list, "cmp", |e| {
@@ -346,6 +328,7 @@ fn place(field: Field) -> Place {
         Field::EtherDestination => Place::Payload(LINK, 0, 6),
         Field::EtherSource => Place::Payload(LINK, 6, 6),
         Field::EtherType => Place::Payload(LINK, 12, 2),
+        Field::VlanTag => Place::Payload(LINK, 14, 2),
         Field::ArpFormat => Place::Payload(NETWORK, 0, 6),
         Field::ArpOperation => Place::Payload(NETWORK, 6, 2),
         Field::ArpSenderMac => Place::Payload(NETWORK, 8, 6),

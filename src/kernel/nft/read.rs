@@ -227,21 +227,11 @@ fn read_elements(
 type Element = (crate::model::Ifindex, crate::desired::guard::Entry);
 
 fn element_of(set: Set, element: &[u8]) -> Result<Option<Element>, Malformed> {
-    const VERDICT_CHAIN: u16 = 2;
     let value = |kind| match find(element, kind)? {
         Some(data) => find(data, guard::DATA_VALUE),
         None => Ok(None),
     };
     let key = value(element::NFTA_SET_ELEM_KEY)?.unwrap_or_default();
     let end = value(element::NFTA_SET_ELEM_KEY_END)?;
-    let verdict = match find(element, element::NFTA_SET_ELEM_DATA)? {
-        Some(data) => find(data, guard::DATA_VERDICT)?,
-        None => None,
-    };
-    let chain = match verdict {
-        Some(verdict) => find(verdict, VERDICT_CHAIN)?,
-        None => None,
-    };
-    let chain = chain.and_then(|chain| std::str::from_utf8(string_value(chain)).ok());
-    Ok(element::entry_of(set, key, end, chain))
+    Ok(element::entry_of(set, key, end))
 }

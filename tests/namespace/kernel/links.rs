@@ -40,6 +40,7 @@ fn a_bridge_is_made_with_all_its_attributes_in_one_request() {
                     forward_delay: Some(0),
                     ageing_time: Some(12_300),
                     multicast_snooping: Some(false),
+                    link_local_learning: Some(false),
                     vlan_filtering: None,
                     vlan_default_pvid: None,
                 },
@@ -67,9 +68,10 @@ fn a_bridge_is_made_with_all_its_attributes_in_one_request() {
                 &info["forward_delay"],
                 &info["stp_state"],
                 &info["ageing_time"],
-                &info["mcast_snooping"]
+                &info["mcast_snooping"],
+                &info["no_linklocal_learn"]
             ],
-            [&json!(0), &json!(0), &json!(12_300), &json!(0)]
+            [&json!(0), &json!(0), &json!(12_300), &json!(0), &json!(1)]
         );
         assert!(host.is_up("brqblue"));
         assert_eq!(
@@ -91,9 +93,10 @@ fn a_bridge_is_made_with_all_its_attributes_in_one_request() {
                 attributes.stp,
                 attributes.forward_delay,
                 attributes.ageing_time,
-                attributes.multicast_snooping
+                attributes.multicast_snooping,
+                attributes.link_local_learning
             ),
-            (Some(false), Some(0), Some(12_300), Some(false))
+            (Some(false), Some(0), Some(12_300), Some(false), Some(false))
         );
         assert_eq!(link.ipv6_disabled, Some(false));
     });
@@ -109,13 +112,18 @@ fn a_bridges_attributes_are_changed_in_place() {
             attributes: BridgeAttributes {
                 forward_delay: Some(0),
                 multicast_snooping: Some(false),
+                link_local_learning: Some(false),
                 ..BridgeAttributes::default()
             },
         }]);
         let info = data(&host, "br0");
         assert_eq!(
-            [&info["forward_delay"], &info["mcast_snooping"]],
-            [&json!(0), &json!(0)]
+            [
+                &info["forward_delay"],
+                &info["mcast_snooping"],
+                &info["no_linklocal_learn"]
+            ],
+            [&json!(0), &json!(0), &json!(1)]
         );
         assert_eq!(info["ageing_time"], 30_000, "what is not said stays");
     });
