@@ -4,7 +4,7 @@
 //! done when they are through. A binding is in force only after it is on disk; a reload comes into force whole or not.
 
 use super::reactor::{Reactor, SharedStore};
-use super::{convert, notify, rows, sources};
+use super::{convert, footprint, notify, rows, sources};
 use crate::config::{self, Config};
 use crate::control::api::{
     BindRequest, Binding, Failure, FailureKind, NetworkRow, NetworkSpec, ReloadReport, Reply,
@@ -231,6 +231,10 @@ impl Reactor {
                     }
                     (Ok(_), None) => notify::ready("in sync"),
                 }
+                reactor.background(|| {
+                    footprint::release_heap();
+                    Box::new(|_| {})
+                });
             })
         });
     }
