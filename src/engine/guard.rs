@@ -147,8 +147,10 @@ impl Engine {
         match have.table {
             TableHave::Right if self.guard.wanted => self.settle_guard(),
             TableHave::Absent | TableHave::Other if self.guard.wanted => self.make_guard(now),
-            // Not before every source has said what it has.
-            TableHave::Right | TableHave::Other if self.in_sync => {
+            // Not before every source has said what it has, nor while a port is still to leave its bridge.
+            TableHave::Right | TableHave::Other
+                if self.in_sync && have.ports.keys().all(|index| self.is_stale(*index)) =>
+            {
                 Some(self.guard_plan(Op::GuardTable(GuardTable::Remove)))
             }
             TableHave::Absent | TableHave::Right | TableHave::Other => None,
@@ -157,8 +159,8 @@ impl Engine {
 
     /// What a look at it would do now, as far as it is known.
     pub(super) fn preview_guard(&self) -> Option<Op> {
-        let have = self.guard.have.as_ref()?;
-        let make = self.guard.wanted && have.table != TableHave::Right;
+        let right = |have: &GuardHave| have.table == TableHave::Right;
+        let make = self.guard.wanted && !self.guard.have.as_ref().is_some_and(right);
         make.then(|| Op::GuardTable(GuardTable::Make(self.guarded_ports().into())))
     }
 
@@ -241,6 +243,16 @@ impl Engine {
             // A kernel without nftables has no table of ours either.
             Err(_) if !self.guard.wanted => self.guard.have = Some(GuardHave::default()),
             Err(failure) => self.guard_refused("read the table bridge tapwire", &failure, now),
+        }
+    }
+
+    pub(super) fn guard_acknowledged(&mut self, op: &Op) {
+        if let Some(have) = &mut self.guard.have {
+            have.acknowledge(op);
+        }
+        // Perhaps the last that was in the table's way.
+        if !self.guard.wanted {
+            self.guard.dirty = true;
         }
     }
 

@@ -88,9 +88,7 @@ impl Engine {
     fn remember(&mut self, key: &Key, op: &Op) {
         match (key, op) {
             (_, Op::Guard { .. } | Op::GuardTable(_)) => {
-                if let Some(have) = &mut self.guard.have {
-                    have.acknowledge(op);
-                }
+                self.guard_acknowledged(op);
             }
             // A VNI just made known has no entries of ours: no need to read a list that is long on a shared device.
             (Key::Network(id), Op::Vni { link, .. }) => {

@@ -16,6 +16,7 @@ use tapwire::model::{
     Vid, VlanAttributes, VlanRow, VxlanAttributes,
 };
 use tapwire::plan::address_move::address_of;
+use tapwire::plan::guard::GuardHave;
 use tapwire::plan::op::ListAction;
 
 use crate::fake_kernel::device::Birth;
@@ -97,6 +98,8 @@ pub enum Step {
     /// ENOBUFS.
     Overrun,
     Resync,
+    /// Somebody flushes nftables' ruleset.
+    FlushRuleset,
     /// The next operation that begins so (or is called so) fails.
     Fail {
         op: String,
@@ -302,6 +305,10 @@ impl Step {
             Step::Release => host.held = false,
             Step::Overrun => host.overrun(),
             Step::Resync => host.tell(Event::Resync),
+            Step::FlushRuleset => {
+                host.kernel.guard = GuardHave::default();
+                host.tell(Event::GuardTouched);
+            }
             Step::Fail {
                 op,
                 errno,

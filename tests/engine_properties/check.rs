@@ -3,12 +3,13 @@
 use super::hand::{HOST_ADDRESSES, NETWORKS, World, is_strangers};
 use proptest::test_runner::TestCaseError;
 use proptest::{prop_assert, prop_assert_eq};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tapwire::desired::port::{PortIntent, derive_port};
 use tapwire::engine::event::Event;
 use tapwire::engine::state::PortState;
 use tapwire::model::LinkKind;
 use tapwire::plan::address_move::address_of;
+use tapwire::plan::guard::TableHave;
 
 type Verdict = Result<(), TestCaseError>;
 
@@ -75,7 +76,31 @@ pub fn converged(world: &mut World) -> Verdict {
     }
     let routes = host.kernel.routes.len();
     prop_assert!(routes == 3 || (routes > 3 && !used), "{} routes", routes);
+    guard(world)?;
     forwarding(world)
+}
+
+/// Each guarded port has its entries, nobody else has any, and there is a table exactly if some mapping asks for it.
+fn guard(world: &World) -> Verdict {
+    let host = &world.host;
+    let desired = host.engine.desired();
+    let mut wanted = BTreeMap::new();
+    for device in host.kernel.devices() {
+        if let PortIntent::Attach(want) = derive_port(desired, &device.link, None)
+            && let Some(entries) = want.guard
+        {
+            wanted.insert(device.link.index, entries.to_vec());
+        }
+    }
+    let have = &host.kernel.guard;
+    prop_assert_eq!(&have.ports, &wanted);
+    let table = if desired.guards_anything() {
+        TableHave::Right
+    } else {
+        TableHave::Absent
+    };
+    prop_assert_eq!(have.table, table);
+    Ok(())
 }
 
 /// What is told is there, and nothing else of ours: marked, or in the flood entry beside somebody else's destinations

@@ -13,6 +13,7 @@ use tapwire::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
     VxlanAttributes,
 };
+use tapwire::plan::guard::GuardHave;
 use tapwire::plan::op::ListAction;
 use tapwire::{config, daemon};
 
@@ -65,7 +66,11 @@ pub enum Act {
     Bind {
         tap: usize,
         net: usize,
+        /// The last byte of its MAC: the port is guarded.
+        mac: Option<u8>,
     },
+    /// Somebody flushes nftables' ruleset.
+    FlushRuleset,
     Unbind(usize),
     NetworkMtu {
         net: usize,
@@ -105,7 +110,9 @@ impl Act {
             1 => Just(Act::NicBack),
             1 => Just(Act::LocalAway),
             1 => Just(Act::LocalBack),
-            2 => (tap(), net()).prop_map(|(tap, net)| Act::Bind { tap, net }),
+            4 => (tap(), net(), proptest::option::of(0_u8..3))
+                .prop_map(|(tap, net, mac)| Act::Bind { tap, net, mac }),
+            1 => Just(Act::FlushRuleset),
             2 => tap().prop_map(Act::Unbind),
             2 => (net(), proptest::option::of(prop_oneof![Just(1400_i64), Just(1450)]))
                 .prop_map(|(net, mtu)| Act::NetworkMtu { net, mtu }),
@@ -127,6 +134,7 @@ impl Act {
             self,
             Act::Bind { .. }
                 | Act::Unbind(_)
+                | Act::FlushRuleset
                 | Act::NetworkMtu { .. }
                 | Act::Peers(_)
                 | Act::Lose
@@ -261,12 +269,13 @@ impl World {
 
     pub fn take(&mut self, act: &Act) {
         match act {
-            Act::Bind { tap, net } => {
+            Act::Bind { tap, net, mac } => {
                 if let Some(tap) = self.tap(*tap).and_then(|t| self.host.kernel.device(t)) {
-                    let mapping = PortMapping::new(
+                    let mut mapping = PortMapping::new(
                         TapSelector::Exact(tap.link.name),
                         NetworkId::new(NETWORKS[*net].0).expect("an id"),
                     );
+                    mapping.mac = mac.map(|last| Mac::new([0xfa, 0x16, 0x3e, 0, 1, last]));
                     self.host.tell(Event::SetMapping(Box::new(mapping)));
                 }
             }
@@ -293,6 +302,10 @@ impl World {
                         })
                         .collect();
                 });
+            }
+            Act::FlushRuleset => {
+                self.host.kernel.guard = GuardHave::default();
+                self.host.tell(Event::GuardTouched);
             }
             Act::Lose => {
                 self.host.kernel.lose_messages();

@@ -366,6 +366,40 @@ fn nothing_spoofed_leaves_a_guarded_port_and_everything_right_does() {
 }
 
 #[test]
+fn the_guard_holds_on_a_vlan_aware_bridge_and_on_a_trunk() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::BridgeFilter, Feature::VlanFiltering);
+        let host = Host::here();
+        let configuration = format!(
+            "{GUARDED}[[port.sub_port]]\nsegmentation_id = 7\nnetwork = \"red\"\n\
+             [[network]]\nid = \"red\"\nnetwork_type = \"local\"\n\
+             [[port]]\ntap = \"tap2\"\nnetwork = \"red\"\n[bridge]\nmode = \"vlan-aware\"\n"
+        );
+        let daemon = host.daemon(&configuration);
+        let red = host.tap("tap2");
+        daemon.wait_port("tap2", "attached");
+        let pair = Pair::attached(&host, &daemon);
+        for (what, frame) in legitimate() {
+            assert!(pair.passes(&frame), "does not pass: {what}");
+        }
+        for (what, frame) in spoofed() {
+            assert!(!pair.passes(&frame), "passes: {what}: {frame:02x?}");
+        }
+        // The sub-port's network sees what has the right MAC, and is told of no addresses.
+        while read(&red).is_some() {}
+        let (right, wrong) = (ipv4(OWN, "10.7.0.5", 1, b"?"), ipv4(OTHER, "10.7.0.5", 1, b"?"));
+        write(&pair.guest, &tagged(&wrong, 0x8100, 7));
+        write(&pair.guest, &tagged(&right, 0x8100, 7));
+        let mut seen = Vec::new();
+        wait_until("the tagged frame comes through", Duration::from_secs(5), || {
+            seen.extend(std::iter::from_fn(|| read(&red)));
+            seen.contains(&right)
+        });
+        assert!(!seen.contains(&wrong));
+    });
+}
+
+#[test]
 fn an_unguarded_port_sends_whatever_it_likes() {
     in_namespace(|| {
         require!(Feature::Tap, Feature::BridgeFilter, Feature::Program("nft"));
