@@ -6,8 +6,9 @@
 //!
 //! What a mapping does not say is not compared: a port whose addresses are not told may use any, but its MAC is held.
 //! No guarded port may be a DHCP server or a router, or send anything but IPv4, IPv6, ARP and RARP (which QEMU sends
-//! after a migration); so no VLAN tag either, not even one with VID 0, which receivers take off. A trunk port's tagged
-//! frames are held to its MAC addresses only: what its sub-ports may use is not told.
+//! after a migration); so no VLAN tag either, not even one with VID 0, which receivers take off. Sub-ports of a
+//! trunk port are not guarded: what they may use is not told. Where they have no device of their own (the guest's tag is
+//! the bridge's VLAN), their frames are held to the trunk's MAC addresses.
 
 mod rules;
 pub mod table;

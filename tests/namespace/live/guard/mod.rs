@@ -366,7 +366,7 @@ fn nothing_spoofed_leaves_a_guarded_port_and_everything_right_does() {
 }
 
 #[test]
-fn the_guard_holds_on_a_vlan_aware_bridge_and_on_a_trunk() {
+fn the_guard_holds_on_a_vlan_aware_bridge_and_leaves_sub_ports_alone() {
     in_namespace(|| {
         require!(Feature::Tap, Feature::BridgeFilter, Feature::VlanFiltering);
         let host = Host::here();
@@ -385,17 +385,12 @@ fn the_guard_holds_on_a_vlan_aware_bridge_and_on_a_trunk() {
         for (what, frame) in spoofed() {
             assert!(!pair.passes(&frame), "passes: {what}: {frame:02x?}");
         }
-        // The sub-port's network sees what has the right MAC, and is told of no addresses.
-        while read(&red).is_some() {}
-        let (right, wrong) = (ipv4(OWN, "10.7.0.5", 1, b"?"), ipv4(OTHER, "10.7.0.5", 1, b"?"));
-        write(&pair.guest, &tagged(&wrong, 0x8100, 7));
-        write(&pair.guest, &tagged(&right, 0x8100, 7));
-        let mut seen = Vec::new();
+        // A sub-port is a port of its own, whose addresses nobody told.
+        let frame = ipv4(OWN, "10.7.0.5", 1, b"?");
+        write(&pair.guest, &tagged(&frame, 0x8100, 7));
         wait_until("the tagged frame comes through", Duration::from_secs(5), || {
-            seen.extend(std::iter::from_fn(|| read(&red)));
-            seen.contains(&right)
+            std::iter::from_fn(|| read(&red)).any(|got| got == frame)
         });
-        assert!(!seen.contains(&wrong));
     });
 }
 
