@@ -7,7 +7,7 @@ use super::output::{Output, Style, count, plain};
 use crate::daemon::replay::{Line, Operation, Owner, ReplayError, Summary, replay};
 use crate::daemon::sources::{self, Told};
 use crate::engine::note::{Note, What};
-use crate::engine::state::{PortLabel, PortState, SegmentState};
+use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState};
 use crate::model::Time;
 use crate::telemetry::trace::text as trace_text;
 use serde_json::{Value, json};
@@ -83,6 +83,7 @@ fn text(out: &mut Output, line: &Line) -> io::Result<()> {
             let owner = match &operation.owner {
                 Owner::Tap { name, .. } => name.clone(),
                 Owner::Network(id) => format!("network {id}"),
+                Owner::Gateways => "gateways".to_owned(),
                 Owner::Orphan(name) => format!("{name} is not needed"),
                 Owner::Guard => "spoof guard".to_owned(),
             };
@@ -157,6 +158,15 @@ fn note_text(note: &Note) -> Option<(Style, String)> {
                 with(format!("network {network} {}", state.word()), state.to_string()),
             )
         }
+        What::Gateway { network, state } => {
+            let style = match state {
+                GatewayState::Ready => Style::Good,
+                GatewayState::Pending { .. } => Style::Attention,
+                GatewayState::Failed { .. } => Style::Bad,
+            };
+            let text = format!("gateway of network {network} {}", state.word());
+            (style, with(text, state.to_string()))
+        }
         What::Failed { op, error, .. } => (Style::Bad, format!("{op}: {error}")),
         What::Resync { reason } => (Style::Attention, format!("resync: {reason}")),
         What::InSync { links, taps } => (
@@ -205,6 +215,7 @@ fn operation_object(operation: &Operation) -> Value {
                 put("ifindex", json!(ifindex));
             }
             Owner::Network(id) => drop(put("network", json!(id))),
+            Owner::Gateways => drop(put("gateways", json!(true))),
             Owner::Orphan(name) => drop(put("device", json!(name))),
             Owner::Guard => {}
         }

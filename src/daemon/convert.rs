@@ -31,11 +31,13 @@ pub fn change(change: kernel::Change) -> Option<Change> {
         kernel::Change::AddressSet(record) => Some(Change::Address {
             index: Ifindex::new(record.ifindex)?,
             address: address_of(&record)?,
+            own: record.own(),
             present: true,
         }),
         kernel::Change::AddressGone(record) => Some(Change::Address {
             index: Ifindex::new(record.ifindex)?,
             address: address_of(&record)?,
+            own: None,
             present: false,
         }),
         kernel::Change::LeftBridge { master: None, .. }

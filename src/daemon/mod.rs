@@ -8,6 +8,7 @@ mod change;
 mod convert;
 mod explain;
 mod footprint;
+mod gateway;
 mod lock;
 pub mod namespace;
 mod notify;

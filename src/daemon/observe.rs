@@ -53,9 +53,9 @@ impl Observer {
                 tap = engine.tap(*index).map(|tap| tap.name);
                 (index.get(), tap.as_ref().map(crate::model::LinkName::to_text))
             }
-            Key::Network(id) => (0, Some(id.as_str().into())),
+            Key::Network(id) | Key::Gateway(id) => (0, Some(id.as_str().into())),
             Key::Guard => (0, Some("spoof guard".into())),
-            Key::Orphan(_) => (0, None),
+            Key::Orphan(_) | Key::Gateways => (0, None),
         };
         let name = name.unwrap_or_default();
         for (step, result) in done.plan.steps.iter().zip(&done.results) {
@@ -85,8 +85,8 @@ impl Observer {
         let elapsed: u64 = done.results.iter().map(|r| u64::from(r.elapsed_us)).sum();
         let network = match &done.plan.key {
             Key::Port(index) => engine.tap(*index).and_then(|tap| tap.intent.network()).cloned(),
-            Key::Network(id) => Some(id.clone()),
-            Key::Orphan(_) | Key::Guard => None,
+            Key::Network(id) | Key::Gateway(id) => Some(id.clone()),
+            Key::Orphan(_) | Key::Guard | Key::Gateways => None,
         };
         let mut decisions: Vec<Decision> = Vec::new();
         for (step, result) in done.plan.steps.iter().zip(&done.results) {
@@ -230,6 +230,7 @@ impl Observer {
                 ..Step::new(Kind::Resync, at, cause)
             }),
             What::Network { .. }
+            | What::Gateway { .. }
             | What::Failed { .. }
             | What::Pruned { .. }
             | What::AddressesMoved { .. }

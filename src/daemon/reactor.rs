@@ -79,6 +79,10 @@ pub struct Reactor {
     pub(super) policy_loads: VecDeque<Load>,
     pub(super) policy_loading: bool,
     jobs: JoinSet<Continuation>,
+    /// Addresses that are being announced.
+    /// The last `nft` that changed a table of ours.
+    pub(super) nft_process: Arc<std::sync::atomic::AtomicU32>,
+    pub(super) announcements: super::gateway::Announcements,
     ready: bool,
 }
 
@@ -131,6 +135,8 @@ impl Reactor {
             policy_loads: VecDeque::new(),
             policy_loading: false,
             jobs: JoinSet::new(),
+            nft_process: Arc::default(),
+            announcements: super::gateway::Announcements::default(),
             ready: false,
         })
     }
@@ -282,15 +288,26 @@ impl Reactor {
 
     fn read_nft(&mut self) -> Result<(), Error> {
         let Some(nft) = &mut self.nft else { return Ok(()) };
-        if nft.drain(self.executor.nft_portid())?.bridge {
-            let now = self.now();
+        let own = [
+            self.executor.nft_portid().unwrap_or_default(),
+            self.nft_process.load(std::sync::atomic::Ordering::Relaxed),
+        ];
+        let touched = nft.drain(&own)?;
+        let now = self.now();
+        if touched.bridge {
             self.engine.handle(Event::GuardTouched, now);
+        }
+        if touched.inet {
+            self.engine.handle(Event::RulesetTouched, now);
         }
         Ok(())
     }
 
     async fn carry_out(&mut self, action: Action) {
         let event = match action {
+            Action::Execute(plan) if super::gateway::is_beside_the_loop(&plan) => {
+                return self.apply_beside_the_loop(plan);
+            }
             Action::Execute(plan) => {
                 if cfg!(debug_assertions) {
                     for fault in crate::plan::check::check(&plan, self.engine.observed()) {
@@ -300,10 +317,12 @@ impl Reactor {
                 let done = convert::execute(&mut self.executor, plan);
                 let now = self.now();
                 self.observer.plan(&done, &self.engine, now);
+                self.queue_for_gateways(&done);
                 Event::Done(done)
             }
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
+            Action::ReadGateways { watch } => self.read_gateways(watch),
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
             Action::ReadGuard { watch } => self.read_guard(watch),
             Action::AskPort { index, ticket, why } => {

@@ -4,7 +4,7 @@
 //! names, so that one `cause` finds the whole story.
 
 use crate::engine::note::{Note, What};
-use crate::engine::state::{PortLabel, PortState, SegmentState};
+use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState};
 use tracing::{debug, info, warn};
 
 pub fn log(note: &Note) {
@@ -41,6 +41,15 @@ pub fn log(note: &Note) {
             }
             SegmentState::Conflict { reason } => {
                 warn!(target: "engine", cause, %network, %reason, "network in conflict")
+            }
+        },
+        What::Gateway { network, state } => match state {
+            GatewayState::Ready => info!(target: "engine", cause, %network, "gateway ready"),
+            GatewayState::Pending { reason } => {
+                info!(target: "engine", cause, %network, %reason, "gateway waits")
+            }
+            GatewayState::Failed { error, .. } => {
+                warn!(target: "engine", cause, %network, %error, "gateway failed")
             }
         },
         What::Failed {

@@ -3,9 +3,9 @@
 use crate::control::api::{NetworkRow, PortRow, PortState as Word};
 use crate::desired::guard::Entry;
 use crate::engine::Engine;
-use crate::engine::state::{PortState, SegmentState, Tap};
+use crate::engine::state::{GatewayState, PortState, SegmentState, Tap};
 use crate::model::{Ifindex, Link, LinkName, Network};
-use crate::plan::op::{GuardTable, ListAction, Master, Op};
+use crate::plan::op::{Flows, GuardTable, ListAction, Master, Op};
 
 pub fn port_word(state: &PortState) -> Word {
     match state {
@@ -73,6 +73,7 @@ pub fn port_by_name(engine: &Engine, name: &LinkName) -> Option<PortRow> {
 
 pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
     let state = engine.network_state(network);
+    let gateway = engine.gateway_state(&network.id);
     let segment = engine.segment(&network.id);
     let name_of = |index: Option<Ifindex>| {
         index
@@ -95,11 +96,16 @@ pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
         uplink: name_of(segment.and_then(|s| s.uplink)),
         mtu: segment.and_then(|s| s.mtu).or(network.mtu).map(|m| m.get()),
         ports: attached.count() as u64,
-        state: match state {
-            SegmentState::Configuring => "pending".to_owned(),
-            other => other.word().to_owned(),
+        state: match (&state, &gateway) {
+            (SegmentState::Configuring, _) => "pending".to_owned(),
+            (SegmentState::Ready, Some(gateway)) => gateway.word().to_owned(),
+            (other, _) => other.word().to_owned(),
         },
-        reason: Some(engine.network_state(network).to_string()).filter(|text| !text.is_empty()),
+        reason: match (&state, &gateway) {
+            (SegmentState::Ready, Some(GatewayState::Ready) | None) => None,
+            (SegmentState::Ready, Some(gateway)) => Some(format!("gateway: {gateway}")),
+            _ => Some(state.to_string()).filter(|text| !text.is_empty()),
+        },
     }
 }
 
@@ -193,5 +199,17 @@ pub fn op_args(op: &Op) -> serde_json::Value {
             };
             json!({"table": "bridge tapwire", "what": what, "ports": ports})
         }
+        Op::Ruleset(ruleset) => json!({"rules": ruleset.rules(), "script": ruleset.script()}),
+        Op::Sysctls(sysctls) => {
+            let each = sysctls.iter().map(|s| (s.setting.to_string(), json!(s.value)));
+            json!({"sysctls": each.collect::<serde_json::Map<_, _>>()})
+        }
+        Op::Announce { link, address } => {
+            json!({"link": link.name.to_string(), "address": address.to_string()})
+        }
+        Op::CutFlows(Flows::Floating { address, keep }) => {
+            json!({"address": address.to_string(), "except": keep.map(|ip| ip.to_string())})
+        }
+        Op::CutFlows(Flows::Range(range)) => json!({"range": range.to_string()}),
     }
 }

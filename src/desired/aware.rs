@@ -131,6 +131,7 @@ pub(super) fn derive(
                 ..shared.attributes
             },
             carries_addresses: false,
+            gateway6: false,
         },
         uplink,
         mtu,

@@ -6,8 +6,10 @@
 
 pub mod aware;
 pub mod fdb;
+pub mod gateway;
 pub mod guard;
 pub mod port;
+pub mod ruleset;
 pub mod segment;
 pub mod service;
 pub mod verdict;
@@ -58,6 +60,10 @@ impl Desired {
     }
     pub fn networks(&self) -> impl Iterator<Item = &Network> {
         self.networks.values()
+    }
+    /// Whether any network asks for a gateway half.
+    pub fn has_gateways(&self) -> bool {
+        self.networks.values().any(|n| n.gateway.is_some())
     }
     pub fn network_count(&self) -> usize {
         self.networks.len()

@@ -78,6 +78,8 @@ pub struct BridgeWant {
     pub attributes: BridgeAttributes,
     /// Whether the bridge is to carry host addresses: then IPv6 is not touched.
     pub carries_addresses: bool,
+    /// The network has an IPv6 gateway address: IPv6 is switched on with that, and not off before it.
+    pub gateway6: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +175,20 @@ pub fn link_names(desired: &Desired, network: &Network) -> Vec<LinkName> {
         Segment::Vxlan { vni } => names.extend(owned::vxlan_name(*vni)),
     }
     names
+}
+
+/// The link that carries the network's segment off the host, by configuration.
+pub fn uplink_name(desired: &Desired, network: &Network) -> Option<LinkName> {
+    let physical = network
+        .segment
+        .physical()
+        .and_then(|name| desired.physical.get(name));
+    match &network.segment {
+        Segment::Local => None,
+        Segment::Flat { .. } => physical.filter(|p| p.bridge.is_none()).and_then(|p| p.interface),
+        Segment::Vlan { vid, .. } => owned::vlan_name(&physical.and_then(vlan_parent)?, *vid).ok(),
+        Segment::Vxlan { vni } => owned::vxlan_name(*vni).ok(),
+    }
 }
 
 /// The device that a physical network's VLAN sub-interfaces ride on: its interface, else its bridge.
@@ -306,6 +322,7 @@ pub fn derive_segment(
             mtu,
             attributes: bridge_attributes(network, desired.guards(&network.id), verdict),
             carries_addresses,
+            gateway6: network.gateway.as_deref().is_some_and(|g| g.routes(false)),
         },
         uplink,
         mtu,

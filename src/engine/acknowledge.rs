@@ -56,6 +56,7 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
             (Some(index), Some(address)) => observed.apply(Change::Address {
                 index,
                 address,
+                own: record.own(),
                 present: *action != ListAction::Delete,
             }),
             _ => Effect::Same,
@@ -84,7 +85,11 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
         | Op::Neighbour { .. }
         | Op::Route { .. }
         | Op::Guard { .. }
-        | Op::GuardTable(_) => Effect::Same,
+        | Op::GuardTable(_)
+        | Op::Ruleset(_)
+        | Op::Sysctls(_)
+        | Op::Announce { .. }
+        | Op::CutFlows(_) => Effect::Same,
     }
 }
 

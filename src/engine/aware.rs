@@ -222,7 +222,7 @@ impl Engine {
     }
 
     fn is_needed(&self, id: &NetworkId) -> bool {
-        let prewarm = self.desired.network(id).is_some_and(|n| n.prewarm);
+        let prewarm = self.desired.network(id).is_some_and(|n| n.stands());
         prewarm || self.segments.get(id).is_some_and(|s| !s.users.is_empty())
     }
 

@@ -4,12 +4,11 @@
 use crate::desired::Desired;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
 use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, PortVlans, TapSelector, VniRow};
-use crate::observed::Change;
+use crate::observed::{AddressRow, Change};
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
 use crate::plan::guard::GuardHave;
 use crate::plan::{Key, Plan};
-use std::net::IpAddr;
 
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -45,6 +44,10 @@ pub enum Event {
     Guard(Result<GuardHave, Failure>),
     /// Somebody else changed the table of the spoof guard.
     GuardTouched,
+    /// Answer to `Action::ReadGateways`: is there anything of ours?
+    Gateways(Result<bool, Failure>),
+    /// Somebody else changed one of the gateways' tables.
+    RulesetTouched,
     /// Answer to `Action::ReadCarried`, in the order asked.
     Carried {
         key: Key,
@@ -84,7 +87,7 @@ pub enum Loss {
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub links: Vec<Link>,
-    pub addresses: Vec<(Ifindex, IpAddr)>,
+    pub addresses: Vec<AddressRow>,
     /// With a VLAN-aware bridge: the VLANs of every bridge port, the VNIs of VXLAN devices.
     pub vlans: Vec<(Ifindex, PortVlans)>,
     pub vnis: Vec<(Ifindex, VniRow)>,
@@ -176,6 +179,11 @@ pub enum Action {
     },
     /// Read the spoof guard's table; with `watch`, from then on tell when somebody else changes it.
     ReadGuard {
+        watch: bool,
+    },
+    /// Find out whether tables or kernel settings of ours are left of an earlier run; with `watch`, from then on tell when
+    /// somebody else changes the tables.
+    ReadGateways {
         watch: bool,
     },
     /// Read addresses and routes of these devices.

@@ -17,6 +17,7 @@ mod acknowledge;
 mod aware;
 pub mod backoff;
 pub mod event;
+mod gateway;
 mod guard;
 mod kernel;
 mod needed;
@@ -97,6 +98,7 @@ pub struct Engine {
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
     guard: guard::Guard,
+    gateways: gateway::Gateways,
     /// Addresses that reading found to be nobody's to move, by device: as long as the mirror shows just these, there is
     /// nothing to move.
     left_behind: BTreeMap<Ifindex, BTreeSet<IpAddr>>,
@@ -137,6 +139,7 @@ impl Engine {
             prune_after,
             give_back: None,
             guard: guard::Guard::default(),
+            gateways: gateway::Gateways::default(),
             left_behind: BTreeMap::new(),
             pending_plans: VecDeque::new(),
             mirror: Mirror::Stale {
@@ -159,6 +162,7 @@ impl Engine {
         engine.observed.keep_vlans(engine.desired.mode.shared().is_some());
         engine.start_prewarmed(now);
         engine.look_for_guards(CauseId::default());
+        engine.gateways_told(CauseId::default());
         engine
     }
 
@@ -213,12 +217,14 @@ impl Engine {
                 if self.desired.network(&id) != Some(&network) {
                     self.desired.set_network(*network);
                     self.network_changed(&id, cause, now);
+                    self.gateways_told(cause);
                 }
             }
             Event::RemoveNetwork(id) => {
                 self.causes += 1;
                 if self.desired.remove_network(&id).is_some() {
                     self.network_changed(&id, cause, now);
+                    self.gateways_told(cause);
                 }
             }
             Event::SetMapping(mapping) => {
@@ -251,6 +257,11 @@ impl Engine {
             Event::GuardTouched => {
                 self.causes += 1;
                 self.doubt_guard(cause);
+            }
+            Event::Gateways(remains) => self.on_gateways_read(remains, now),
+            Event::RulesetTouched => {
+                self.causes += 1;
+                self.on_ruleset_touched(now);
             }
             Event::Carried { key, have } => self.on_carried(&key, have, now),
             Event::PortVerdict {
@@ -336,6 +347,11 @@ impl Engine {
             {
                 return Some(action);
             }
+            if self.gateways.dirty
+                && let Some(action) = self.look_at_gateways(now)
+            {
+                return Some(action);
+            }
             return self.look_at_orphans(now);
         }
         None
@@ -412,6 +428,7 @@ impl Engine {
                     Key::Network(id) => self.mark_segment(id, cause),
                     Key::Port(index) => self.mark_tap(*index, cause),
                     Key::Guard => self.mark_guard(cause),
+                    Key::Gateways | Key::Gateway(_) => self.mark_gateways(cause),
                     Key::Orphan(_) => {}
                 }
             }
@@ -433,6 +450,7 @@ impl Engine {
             self.note(now, CauseId(self.causes), what);
         }
         self.mark_guard(CauseId(self.causes));
+        self.mark_gateways(CauseId(self.causes));
         self.schedule_prune(now);
     }
 }

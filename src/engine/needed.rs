@@ -13,7 +13,7 @@ impl Engine {
             .iter()
             .filter_map(|(id, segment)| {
                 let network = self.desired.network(id)?;
-                (!segment.users.is_empty() || network.prewarm).then_some(network)
+                (!segment.users.is_empty() || network.stands()).then_some(network)
             })
             .flat_map(|network| link_names(&self.desired, network))
             .chain(self.sub_interfaces())

@@ -1,7 +1,7 @@
 //! What the engine has to say to people: state changes, failures, resyncs. The daemon turns notes into log lines,
 //! flight-recorder entries and live streams; the engine itself writes nothing.
 
-use super::state::{PortLabel, PortState, SegmentState};
+use super::state::{GatewayState, PortLabel, PortState, SegmentState};
 use crate::model::{LinkName, NetworkId, Time};
 use crate::plan::CauseId;
 use std::fmt;
@@ -66,6 +66,11 @@ pub enum What {
     Network {
         network: NetworkId,
         state: SegmentState,
+    },
+    /// The gateway half of a network.
+    Gateway {
+        network: NetworkId,
+        state: GatewayState,
     },
     /// One operation failed.
     Failed {

@@ -77,6 +77,14 @@ impl Engine {
             }
             (Key::Guard, None) => self.guard_done(),
             (Key::Guard, Some((at, failure))) => self.guard_refused(&op_text(at), &failure, now),
+            (Key::Gateways, failed) => {
+                let op = failed.as_ref().map_or_else(String::new, |(at, _)| op_text(*at));
+                self.gateways_done(failed.as_ref().map(|(_, failure)| failure), &op, now);
+            }
+            (Key::Gateway(id), failed) => {
+                let failed = failed.as_ref().map(|(at, failure)| (failure, op_text(*at)));
+                self.gateway_done(id, failed, now);
+            }
             (Key::Orphan(index), None) => orphan::step_done(self, *index, now),
             (Key::Orphan(index), Some((at, failure))) => {
                 orphan::step_failed(self, *index, op_text(at), &failure, cause, now);

@@ -75,7 +75,7 @@ impl Engine {
                     self.dirty_segments.push_back(id);
                 }
             }
-            Key::Orphan(_) | Key::Guard => {}
+            Key::Orphan(_) | Key::Guard | Key::Gateways | Key::Gateway(_) => {}
         }
     }
 

@@ -118,7 +118,7 @@ impl Engine {
         match key {
             Key::Network(id) => self.on_network_carried(&id.clone(), have, now),
             Key::Orphan(index) => super::orphan::on_carried(self, *index, have, now),
-            Key::Port(_) | Key::Guard => {}
+            Key::Port(_) | Key::Guard | Key::Gateways | Key::Gateway(_) => {}
         }
     }
 

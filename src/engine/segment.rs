@@ -24,7 +24,7 @@ impl Engine {
         let Some(network) = self.desired.network(id) else {
             return self.drop_segment(id, cause, now);
         };
-        if entry.users.is_empty() && !network.prewarm {
+        if entry.users.is_empty() && !network.stands() {
             // Whoever comes next finds no old failure to wait for.
             self.clear_segment_retry(id);
             if let Some(entry) = self.segments.get_mut(id) {

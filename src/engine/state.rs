@@ -258,6 +258,34 @@ impl fmt::Display for SegmentState {
     }
 }
 
+/// Where a network's gateway half stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayState {
+    Pending { reason: Box<str> },
+    Ready,
+    Failed { error: Box<str>, retry_at: Option<Time> },
+}
+
+impl GatewayState {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            GatewayState::Pending { .. } => "pending",
+            GatewayState::Ready => "ready",
+            GatewayState::Failed { .. } => "failed",
+        }
+    }
+}
+
+impl fmt::Display for GatewayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GatewayState::Ready => Ok(()),
+            GatewayState::Pending { reason } => f.write_str(reason),
+            GatewayState::Failed { error, .. } => f.write_str(error),
+        }
+    }
+}
+
 /// How far the move of a flat network's addresses has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moving {

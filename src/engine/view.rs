@@ -43,7 +43,10 @@ impl Engine {
     }
     /// Keys that wait to be looked at.
     pub fn dirty_keys(&self) -> usize {
-        self.dirty_taps.len() + self.dirty_segments.len() + self.deferred.len()
+        self.dirty_taps.len()
+            + self.dirty_segments.len()
+            + self.deferred.len()
+            + usize::from(self.gateways.dirty)
     }
     pub fn in_sync_since(&self) -> Option<Time> {
         self.in_sync_since
@@ -149,7 +152,7 @@ impl Engine {
         let mut wanted: BTreeSet<NetworkId> = self
             .segments
             .iter()
-            .filter(|(id, s)| !s.users.is_empty() || self.desired.network(id).is_some_and(|n| n.prewarm))
+            .filter(|(id, s)| !s.users.is_empty() || self.desired.network(id).is_some_and(|n| n.stands()))
             .map(|(id, _)| id.clone())
             .collect();
         let verdict_of = |tap: &Tap| tap.verdict().cloned();
@@ -214,6 +217,10 @@ impl Engine {
                 cause: format!("tap {}", tap.name),
             }));
         }
+        planned.extend(self.preview_gateways().into_iter().map(|(op, network)| Planned {
+            op,
+            cause: network.map_or_else(|| "gateways".to_owned(), |id| format!("network {id}")),
+        }));
         planned
     }
 

@@ -251,6 +251,10 @@ impl<T: Transport> Executor<T> {
                 .kernel
                 .commit(op.name(), encode::goal(op), &mut self.messages);
         }
+        // Queued by whoever drives us; what counts here is that the device is still the one meant.
+        if matches!(op, Op::Announce { .. } | Op::CutFlows(_)) {
+            return Ok(());
+        }
         self.batch.clear();
         let agreed = &self.agreed;
         encode::op(op, &|link| resolve(agreed, op.name(), link), &mut self.batch)?;

@@ -11,11 +11,14 @@
 //! | `tuntap` | making taps, for the demo, the tests and the benches |
 //! | `decode`, `encode` | messages to model, operations to messages |
 //! | `wire`, `request`, `socket`, `device` | bytes and system calls below them |
+//! | `ruleset`, `sysctl`, `conntrack`, `announce` | what gateways need besides rtnetlink |
 //! | `mark` | how our forwarding entries are recognised after a restart |
 //!
 //! All of it runs on the daemon's one thread. Three sockets: events, requests, dumps; never one for two of them,
 //! because a notification may carry the causing request's sequence number and would be taken for its answer.
 
+pub mod announce;
+pub mod conntrack;
 pub mod decode;
 mod device;
 mod encode;
@@ -26,9 +29,11 @@ mod mark;
 pub mod monitor;
 pub mod nft;
 pub mod request;
+pub mod ruleset;
 pub mod snapshot;
 mod socket;
 mod subject;
+pub mod sysctl;
 pub mod tuntap;
 mod usage;
 pub mod watch;

@@ -15,13 +15,13 @@ use super::socket::{RequestSocket, Step};
 use super::wire::Message;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{FdbRow, Ifindex, Link, PortVlans, VniRow};
+use crate::observed::AddressRow;
 use crate::plan::address_move::address_of;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// A list and how far it can be trusted.
@@ -189,14 +189,18 @@ impl Snapshot {
     }
 
     /// Which address is on which link, of all links.
-    pub async fn all_addresses(&mut self) -> Result<Listing<(Ifindex, IpAddr)>, Error> {
+    pub async fn all_addresses(&mut self) -> Result<Listing<AddressRow>, Error> {
         let mut all = Listing::empty();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = AddressMessage::default();
             message.header.family = family;
             let request = RouteNetlinkMessage::GetAddress(message);
             let listed = self.list("dump_addresses", &request, |change| match change {
-                Change::AddressSet(record) => Some((Ifindex::new(record.ifindex)?, address_of(&record)?)),
+                Change::AddressSet(record) => Some(AddressRow {
+                    index: Ifindex::new(record.ifindex)?,
+                    address: address_of(&record)?,
+                    own: record.own(),
+                }),
                 _ => None,
             });
             all.append(listed.await?);

@@ -38,9 +38,13 @@ pub fn is_newborn(op: &Op, link: &Link) -> bool {
 /// The links an op names: itself and its master or parent.
 pub fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
     match op {
-        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } | Op::GuardTable(_) => {
-            [None, None]
-        }
+        Op::CreateBridge { .. }
+        | Op::CreateVxlan { .. }
+        | Op::Route { .. }
+        | Op::GuardTable(_)
+        | Op::Ruleset(_)
+        | Op::Sysctls(_)
+        | Op::CutFlows(_) => [None, None],
         Op::CreateVlan { parent, .. } => [Some(parent), None],
         Op::SetLink { link, change } => match &change.master {
             Some(Master::Set(master)) => [Some(link), Some(master)],
@@ -57,6 +61,7 @@ pub fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
         | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. }
-        | Op::Guard { link, .. } => [Some(link), None],
+        | Op::Guard { link, .. }
+        | Op::Announce { link, .. } => [Some(link), None],
     }
 }

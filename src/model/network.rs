@@ -79,6 +79,10 @@ impl Network {
             gateway: None,
         }
     }
+    /// Bridge and uplink stand also while no tap needs them: asked for, or the host has an address there.
+    pub fn stands(&self) -> bool {
+        self.prewarm || self.gateway.is_some()
+    }
     /// Name for people, else the id.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or(self.id.as_str())

@@ -24,6 +24,17 @@ pub struct AddressRecord {
     pub attributes: Vec<Attribute>,
 }
 
+impl AddressRecord {
+    /// `IFA_PROTO` of `uapi/linux/if_addr.h`; kernels before 5.18 neither keep nor tell it.
+    pub const PROTO: u16 = 11;
+
+    /// The prefix length, if the record carries our mark.
+    pub fn own(&self) -> Option<u8> {
+        let mark = |a: &Attribute| a.kind == Self::PROTO && a.value == [super::owned::PROTOCOL];
+        self.attributes.iter().any(mark).then_some(self.prefix_len)
+    }
+}
+
 /// A route (`struct rtmsg` + attributes).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RouteRecord {

@@ -42,8 +42,19 @@ pub enum Change {
     Address {
         index: Ifindex,
         address: IpAddr,
+        /// Its prefix length, if it carries our mark.
+        own: Option<u8>,
         present: bool,
     },
+}
+
+/// One row of a dump of all addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRow {
+    pub index: Ifindex,
+    pub address: IpAddr,
+    /// Its prefix length, if it carries our mark.
+    pub own: Option<u8>,
 }
 
 /// What an applied change means for others.
@@ -71,6 +82,8 @@ pub struct Observed {
     names: BTreeMap<LinkName, Vec<Ifindex>>,
     ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
     addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
+    /// Those of them that carry our mark, with their prefix lengths.
+    own: BTreeMap<(Ifindex, IpAddr), u8>,
     /// Devices that this run made; their mark (`ifalias`) is set by a later request, which may fail.
     made_here: BTreeSet<Ifindex>,
     vlans: vlans::Vlans,
@@ -121,6 +134,16 @@ impl Observed {
             .map(|(address, _)| *address)
     }
 
+    pub fn carries(&self, index: Ifindex, address: IpAddr) -> bool {
+        self.addresses.get(&address).is_some_and(|on| on.contains(&index))
+    }
+    /// Addresses with our mark: device, address, prefix length.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (Ifindex, IpAddr, u8)> {
+        self.own
+            .iter()
+            .map(|((index, address), length)| (*index, *address, *length))
+    }
+
     /// A device as read back after our own create.
     pub fn made(&mut self, link: Link) -> Effect {
         self.made_here.insert(link.index);
@@ -167,8 +190,9 @@ impl Observed {
             Change::Address {
                 index,
                 address,
+                own,
                 present,
-            } => self.set_address(index, address, present),
+            } => self.set_address(index, address, own, present),
         }
     }
 
@@ -190,12 +214,22 @@ impl Observed {
     }
 
     /// Replaces the addresses by a complete dump; true if anything is different now.
-    pub fn replace_addresses(&mut self, rows: impl IntoIterator<Item = (Ifindex, IpAddr)>) -> bool {
+    pub fn replace_addresses(&mut self, rows: impl IntoIterator<Item = AddressRow>) -> bool {
         let mut fresh: BTreeMap<IpAddr, BTreeSet<Ifindex>> = BTreeMap::new();
-        for (index, address) in rows {
+        let mut own = BTreeMap::new();
+        for AddressRow {
+            index,
+            address,
+            own: length,
+        } in rows
+        {
             fresh.entry(address).or_default().insert(index);
+            if let Some(length) = length {
+                own.insert((index, address), length);
+            }
         }
-        let different = fresh != self.addresses;
+        let different = fresh != self.addresses || own != self.own;
+        self.own = own;
         self.addresses = fresh;
         different
     }
@@ -204,10 +238,10 @@ impl Observed {
     pub fn set_addresses(&mut self, index: Ifindex, addresses: &BTreeSet<IpAddr>) -> Effect {
         let known: BTreeSet<IpAddr> = self.addresses_of(index).collect();
         for gone in known.difference(addresses) {
-            self.set_address(index, *gone, false);
+            self.set_address(index, *gone, None, false);
         }
         for new in addresses.difference(&known) {
-            self.set_address(index, *new, true);
+            self.set_address(index, *new, None, true);
         }
         if known == *addresses {
             Effect::Same
@@ -263,6 +297,7 @@ impl Observed {
                 port.port = None;
             }
         }
+        self.own.retain(|(on, _), _| *on != index);
         self.addresses.retain(|_, on| {
             on.remove(&index);
             !on.is_empty()
@@ -270,7 +305,11 @@ impl Observed {
         Effect::Gone(link)
     }
 
-    fn set_address(&mut self, index: Ifindex, address: IpAddr, present: bool) -> Effect {
+    fn set_address(&mut self, index: Ifindex, address: IpAddr, own: Option<u8>, present: bool) -> Effect {
+        let marked = match own.filter(|_| present) {
+            Some(length) => self.own.insert((index, address), length) != Some(length),
+            None => self.own.remove(&(index, address)).is_some(),
+        };
         let changed = if present {
             self.addresses.entry(address).or_default().insert(index)
         } else {
@@ -285,7 +324,7 @@ impl Observed {
                 None => false,
             }
         };
-        if changed {
+        if changed || marked {
             Effect::Addresses(index)
         } else {
             Effect::Same

@@ -104,6 +104,7 @@ fn an_address_is_found_on_its_link_and_goes_with_it() {
         observed.apply(Change::Address {
             index: index(5),
             address: ip,
+            own: None,
             present: true
         }),
         Effect::Addresses(index(5))

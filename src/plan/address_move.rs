@@ -223,6 +223,10 @@ pub fn carries_anything(carried: &Carried, mac: Option<Mac>) -> bool {
 /// Everything but the link-local address that the kernel makes of the MAC, and temporary (privacy) addresses, which
 /// it derives again from their `mngtmpaddr` parent.
 fn is_to_move(record: &AddressRecord, mac: Option<Mac>) -> bool {
+    // A gateway's own belongs to its network's bridge.
+    if record.own().is_some() {
+        return false;
+    }
     if record.family != AF_INET6 {
         return true;
     }

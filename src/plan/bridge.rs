@@ -80,7 +80,7 @@ pub(super) fn plan_bridge(
             attributes,
         });
     }
-    let carries = want.carries_addresses || observed.has_address(link.index);
+    let carries = want.carries_addresses || want.gateway6 || observed.has_address(link.index);
     if !carries && link.ipv6_disabled == Some(false) {
         ops.push(Op::DisableIpv6 {
             link: bridge,

@@ -83,12 +83,13 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<String> {
             | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
-            | Op::Guard { link, .. } => {
+            | Op::Guard { link, .. }
+            | Op::Announce { link, .. } => {
                 if let Some(text) = stands(link) {
                     fault(text);
                 }
             }
-            Op::Route { .. } | Op::GuardTable(_) => {}
+            Op::Route { .. } | Op::GuardTable(_) | Op::Ruleset(_) | Op::Sysctls(_) | Op::CutFlows(_) => {}
         }
     }
     faults

@@ -1,8 +1,9 @@
 //! Operations as the command lines an operator would type: for `plan`, `explain`, the demo and golden files.
 
 use super::guard::GuardedPort;
-use super::op::{GuardTable, LinkChange, ListAction, Master, Op};
+use super::op::{Flows, GuardTable, LinkChange, ListAction, Master, Op};
 use crate::desired::guard::{Entry, table};
+use crate::desired::ruleset::Ruleset;
 use crate::model::record::{AddressRecord, Attribute, RouteRecord};
 use crate::model::{BridgeAttributes, VxlanAttributes};
 use std::fmt::{self, Write};
@@ -135,6 +136,40 @@ impl fmt::Display for Op {
                     link.name
                 )
             }
+            Op::Ruleset(ruleset) if ruleset.is_empty() => {
+                write!(
+                    f,
+                    "nft delete table {}; delete table {}",
+                    Ruleset::INET,
+                    Ruleset::UPLINK
+                )
+            }
+            Op::Ruleset(ruleset) => {
+                write!(f, "nft table {}", Ruleset::INET)?;
+                if ruleset.uplink.is_some() {
+                    write!(f, ", table {}", Ruleset::UPLINK)?;
+                }
+                write!(f, " ({} rules)", ruleset.rules())
+            }
+            Op::Sysctls(sysctls) if sysctls.is_empty() => f.write_str("sysctl as before"),
+            Op::Sysctls(sysctls) => {
+                f.write_str("sysctl")?;
+                sysctls
+                    .iter()
+                    .try_for_each(|sysctl| write!(f, " {}={}", sysctl.setting, sysctl.value))
+            }
+            Op::Announce { link, address } if address.is_ipv4() => {
+                write!(f, "arping -U -c 3 -I {} {address}", link.name)
+            }
+            Op::Announce { link, address } => write!(f, "ndsend {address} {}", link.name),
+            Op::CutFlows(Flows::Floating { address, keep: None }) => {
+                write!(f, "conntrack -D floating {address}")
+            }
+            Op::CutFlows(Flows::Floating {
+                address,
+                keep: Some(keep),
+            }) => write!(f, "conntrack -D floating {address} except {keep}"),
+            Op::CutFlows(Flows::Range(range)) => write!(f, "conntrack -D range {range}"),
             Op::Route { action, record } => write!(f, "ip route {} {}", verb(*action), route(record)),
             Op::Guard { link, gone, new } => {
                 let mut elements = gone

@@ -10,6 +10,7 @@ mod bridge;
 pub mod check;
 pub mod flat;
 pub mod forwarding;
+pub mod gateway;
 pub mod guard;
 pub mod line;
 pub mod membership;
@@ -30,6 +31,10 @@ pub enum Key {
     Orphan(Ifindex),
     /// The spoof guard's table, which all guarded ports share.
     Guard,
+    /// What all gateways share: tables, kernel settings, and what is left of networks that are gone.
+    Gateways,
+    /// One network's gateway and floating addresses.
+    Gateway(NetworkId),
 }
 
 /// Identifies the event that led to a plan, from the event to the last acknowledgement.

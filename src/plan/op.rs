@@ -2,12 +2,16 @@
 //! it needs, so that the executor decides nothing.
 
 use super::guard::GuardedPort;
+use crate::desired::gateway::Sysctl;
 use crate::desired::guard::Entry;
+use crate::desired::ruleset::Ruleset;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{
-    BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VlanRow, Vni,
-    VniRow, VxlanAttributes,
+    BridgeAttributes, Cidr, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VlanRow,
+    Vni, VniRow, VxlanAttributes,
 };
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A device an op works on. The index is what counts; the name is for people and for devices that an earlier op of
 /// the same plan creates (`index` absent until then: the executor fills it from that op's answer).
@@ -137,6 +141,14 @@ pub enum Op {
     },
     /// The spoof guard of the whole host.
     GuardTable(GuardTable),
+    /// `nft -f -`: the tables `inet tapwire` and `bridge tapwire_uplink`, in one transaction.
+    Ruleset(Arc<Ruleset>),
+    /// `sysctl ...`: these, and whatever else was set for gateways as it was before.
+    Sysctls(Arc<[Sysctl]>),
+    /// `arping -U ADDRESS` or an unsolicited neighbour advertisement, several times. Queued: nobody waits for it.
+    Announce { link: LinkRef, address: IpAddr },
+    /// `conntrack -D ...`. Queued.
+    CutFlows(Flows),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +158,15 @@ pub enum GuardTable {
     Remove,
     /// Elements of ports that are not guarded any more, or not there.
     Sweep(Box<[GuardedPort]>),
+}
+
+/// Flows that must not live on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flows {
+    /// To and from a floating address, unless they lead to this machine.
+    Floating { address: IpAddr, keep: Option<IpAddr> },
+    /// From or to a network.
+    Range(Cidr),
 }
 
 impl Op {
@@ -175,12 +196,16 @@ impl Op {
             | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
-            | Op::Guard { link, .. } => Some(link),
+            | Op::Guard { link, .. }
+            | Op::Announce { link, .. } => Some(link),
             Op::CreateBridge { .. }
             | Op::CreateVlan { .. }
             | Op::CreateVxlan { .. }
             | Op::Route { .. }
-            | Op::GuardTable(_) => None,
+            | Op::GuardTable(_)
+            | Op::Ruleset(_)
+            | Op::Sysctls(_)
+            | Op::CutFlows(_) => None,
         }
     }
 
@@ -210,6 +235,10 @@ impl Op {
             Op::Route { .. } => "route",
             Op::Guard { .. } => "guard",
             Op::GuardTable(_) => "guard_table",
+            Op::Ruleset(_) => "ruleset",
+            Op::Sysctls(_) => "sysctls",
+            Op::Announce { .. } => "announce",
+            Op::CutFlows(_) => "cut_flows",
         }
     }
 }

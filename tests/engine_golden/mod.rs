@@ -118,6 +118,11 @@ fn say(note: &Note) -> Option<String> {
         What::Network { network, state } => {
             format!("network {network} {}{}", state.word(), with(&state.to_string()))
         }
+        What::Gateway { network, state } => format!(
+            "gateway of network {network} {}{}",
+            state.word(),
+            with(&state.to_string())
+        ),
         What::Failed { op, error, .. } => format!("failed: {op}: {error}"),
         What::Resync { reason } => format!("resync: {reason}"),
         What::InSync { links, taps } => format!("in sync: {links} links, {taps} taps"),

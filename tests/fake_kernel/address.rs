@@ -47,9 +47,9 @@ impl Kernel {
                         .extract_if(.., |other| same_subnet(other, &gone))
                         .collect()
                 };
-                self.tell_address(index, address, false);
+                self.tell_address(index, address, None, false);
                 for secondary in along.iter().filter_map(address_of) {
-                    self.tell_address(index, secondary, false);
+                    self.tell_address(index, secondary, None, false);
                 }
                 Ok(())
             }
@@ -64,7 +64,7 @@ impl Kernel {
                 let mut new = asked.clone();
                 new.ifindex = index.get();
                 device.addresses.push(new);
-                self.tell_address(index, address, true);
+                self.tell_address(index, address, asked.own(), true);
                 Ok(())
             }
         }
@@ -116,7 +116,7 @@ impl Kernel {
             .flat_map(|d| d.addresses.iter().filter_map(address_of))
             .collect();
         for address in gone {
-            self.tell_address(index, address, false);
+            self.tell_address(index, address, None, false);
         }
         if let Some(device) = self.device_mut(index) {
             device.addresses.clear();
@@ -135,16 +135,17 @@ impl Kernel {
             .filter_map(|record| address_of(&record))
             .collect();
         for address in gone {
-            self.tell_address(index, address, false);
+            self.tell_address(index, address, None, false);
         }
         self.routes
             .retain(|route| route.family != record::AF_INET6 || out_of(route) != Some(index));
     }
 
-    fn tell_address(&mut self, index: Ifindex, address: IpAddr, present: bool) {
+    fn tell_address(&mut self, index: Ifindex, address: IpAddr, own: Option<u8>, present: bool) {
         self.addresses.push_back(Change::Address {
             index,
             address,
+            own: own.filter(|_| present),
             present,
         });
     }

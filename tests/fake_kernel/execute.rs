@@ -264,6 +264,11 @@ impl Kernel {
             Op::Address { action, link, record } => self.address(*action, resolve(link, made)?, record),
             Op::Route { action, record } => self.route(*action, record),
             Op::Guard { .. } | Op::GuardTable(_) => self.change_guard(op),
+            Op::Ruleset(ruleset) => {
+                self.tables = !ruleset.is_empty();
+                Ok(())
+            }
+            Op::Sysctls(_) | Op::Announce { .. } | Op::CutFlows(_) => Ok(()),
         }
     }
 
@@ -361,9 +366,16 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
         | Op::Vlan { link, .. }
         | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
-        | Op::Address { link, .. } => vec![*link],
-        Op::Guard { link, .. } => vec![*link],
-        Op::CreateBridge { .. } | Op::CreateVxlan { .. } | Op::Route { .. } | Op::GuardTable(_) => Vec::new(),
+        | Op::Address { link, .. }
+        | Op::Guard { link, .. }
+        | Op::Announce { link, .. } => vec![*link],
+        Op::CreateBridge { .. }
+        | Op::CreateVxlan { .. }
+        | Op::Route { .. }
+        | Op::GuardTable(_)
+        | Op::Ruleset(_)
+        | Op::Sysctls(_)
+        | Op::CutFlows(_) => Vec::new(),
     }
 }
 

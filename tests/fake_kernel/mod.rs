@@ -20,7 +20,7 @@ use tapwire::engine::event::Snapshot;
 use tapwire::kernel::Refusal;
 use tapwire::model::record::{AddressRecord, RouteRecord};
 use tapwire::model::{FdbRow, Ifindex, Link, LinkName, Mac, NeighbourEntry, PortVlans, VniRow};
-use tapwire::observed::Change;
+use tapwire::observed::{AddressRow, Change};
 use tapwire::plan::address_move::{Carried, address_of};
 use tapwire::plan::forwarding::ForwardingHave;
 use tapwire::plan::guard::GuardHave;
@@ -67,6 +67,8 @@ pub struct Kernel {
     links: VecDeque<Change>,
     /// Messages of the address groups, which another socket reads.
     addresses: VecDeque<Change>,
+    /// Whether the gateways' tables are in nftables.
+    pub tables: bool,
     /// 1,023 in the real one.
     pub ports_per_bridge: usize,
     /// nftables' table `bridge tapwire`.
@@ -87,6 +89,7 @@ impl Default for Kernel {
             routes: Vec::new(),
             links: VecDeque::new(),
             addresses: VecDeque::new(),
+            tables: false,
             ports_per_bridge: 1023,
             guard: GuardHave::default(),
             vlans: true,
@@ -132,9 +135,13 @@ impl Kernel {
                 .devices
                 .values()
                 .flat_map(|d| {
-                    d.addresses
-                        .iter()
-                        .filter_map(|record| Some((d.link.index, address_of(record)?)))
+                    d.addresses.iter().filter_map(|record| {
+                        Some(AddressRow {
+                            index: d.link.index,
+                            address: address_of(record)?,
+                            own: record.own(),
+                        })
+                    })
                 })
                 .collect(),
             vlans: self

@@ -19,6 +19,8 @@ pub enum Feature {
     Ipv6,
     /// nftables of the bridge family.
     BridgeFilter,
+    /// nftables with address translation, and the program `nft`.
+    Nat,
     /// A program in `PATH`.
     Program(&'static str),
 }
@@ -49,6 +51,7 @@ impl Feature {
             Feature::Ipv6 if Path::new("/proc/net/if_inet6").exists() => Ok(()),
             Feature::BridgeFilter => bridge_filter(),
             Feature::Ipv6 => Err("this kernel has no IPv6".to_owned()),
+            Feature::Nat => nat(),
             Feature::Program(name) => program(name)
                 .map(drop)
                 .ok_or_else(|| format!("no program {name} in PATH")),
@@ -57,7 +60,7 @@ impl Feature {
 
     /// A virtual machine with its own kernel makes up for it.
     pub fn needs_another_kernel(self) -> bool {
-        !matches!(self, Feature::Tap | Feature::Program(_))
+        !matches!(self, Feature::Tap | Feature::Nat | Feature::Program(_))
     }
 }
 
@@ -84,6 +87,23 @@ fn bridge_filter() -> Result<(), String> {
         });
         answer
     })
+}
+
+fn nat() -> Result<(), String> {
+    let table = "add table inet p0; add chain inet p0 c { type nat hook postrouting priority 100; }";
+    let output = Host::new()
+        .command("nft")
+        .arg(table)
+        .output()
+        .map_err(|e| format!("cannot run nft: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "this kernel has no address translation in nftables ({})",
+        text.trim()
+    ))
 }
 
 fn links(what: &str, additions: &[&str]) -> Result<(), String> {

@@ -98,7 +98,11 @@ impl Run<'_> {
             | Op::SetPort { .. }
             | Op::Vlan { .. }
             | Op::Vni { .. }
-            | Op::DisableIpv6 { .. } => {}
+            | Op::DisableIpv6 { .. }
+            | Op::Ruleset(_)
+            | Op::Sysctls(_)
+            | Op::Announce { .. }
+            | Op::CutFlows(_) => {}
             Op::Guard { .. } | Op::GuardTable(_) => self.world.guard.acknowledge(op),
         }
         Applied::Done

@@ -67,6 +67,8 @@ pub enum Owner {
         name: String,
     },
     Network(String),
+    /// What all gateways share.
+    Gateways,
     /// A device of ours that nothing needs any more.
     Orphan(String),
     /// The spoof guard's table.
@@ -276,6 +278,8 @@ impl Player<'_> {
                 have: Ok(self.world.forwarding(device)),
             },
             Action::ReadGuard { .. } => Event::Guard(Ok(self.world.guard.clone())),
+            // What is in nftables is in no recording.
+            Action::ReadGateways { .. } => Event::Gateways(Ok(false)),
             Action::ReadCarried { key, devices } => Event::Carried {
                 key,
                 have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),
@@ -304,7 +308,8 @@ impl Player<'_> {
                 ifindex: index.get(),
                 name: name_of(*index),
             },
-            Key::Network(id) => Owner::Network(id.to_string()),
+            Key::Network(id) | Key::Gateway(id) => Owner::Network(id.to_string()),
+            Key::Gateways => Owner::Gateways,
             Key::Orphan(index) => Owner::Orphan(name_of(*index)),
             Key::Guard => Owner::Guard,
         };

@@ -10,7 +10,7 @@ use crate::kernel::snapshot::refers_to;
 use crate::kernel::{self, NeighbourRow};
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{Ifindex, Link, NeighbourEntry, owned};
-use crate::observed::{Change, Observed};
+use crate::observed::{AddressRow, Change, Observed};
 use crate::plan::address_move::{Carried, address_of};
 use crate::plan::forwarding::ForwardingHave;
 use crate::plan::guard::GuardHave;
@@ -218,8 +218,13 @@ impl World {
     }
 
     /// Which address is on which link.
-    pub fn addresses(&self) -> Vec<(Ifindex, IpAddr)> {
-        self.addresses.keys().copied().collect()
+    pub fn addresses(&self) -> Vec<AddressRow> {
+        let row = |((index, address), record): (&(Ifindex, IpAddr), &AddressRecord)| AddressRow {
+            index: *index,
+            address: *address,
+            own: record.own(),
+        };
+        self.addresses.iter().map(row).collect()
     }
 
     pub fn forwarding(&self, device: Ifindex) -> ForwardingHave {

@@ -99,7 +99,13 @@ pub fn op(
             return entry::push_address(word, *action, resolve(link)?, record, batch);
         }
         Op::Route { action, record } => return entry::push_route(word, *action, record, batch),
-        Op::DisableIpv6 { .. } | Op::Guard { .. } | Op::GuardTable(_) => {
+        Op::DisableIpv6 { .. }
+        | Op::Guard { .. }
+        | Op::GuardTable(_)
+        | Op::Sysctls(_)
+        | Op::Ruleset(_)
+        | Op::Announce { .. }
+        | Op::CutFlows(_) => {
             return Err(Error::Inexpressible {
                 op: word,
                 problem: "not a request of rtnetlink",
@@ -131,7 +137,11 @@ pub const fn goal(op: &Op) -> Goal {
         | Op::SetBridge { .. }
         | Op::SetVxlan { .. }
         | Op::SetPort { .. }
-        | Op::DisableIpv6 { .. } => Goal::Change,
+        | Op::DisableIpv6 { .. }
+        | Op::Ruleset(_)
+        | Op::Sysctls(_)
+        | Op::Announce { .. }
+        | Op::CutFlows(_) => Goal::Change,
     }
 }
 

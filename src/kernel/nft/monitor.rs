@@ -78,9 +78,9 @@ impl NftMonitor {
             })
     }
 
-    /// Reads what is queued, and tells which tables of ours somebody other than `own` (a port id) changed. What is
+    /// Reads what is queued, and tells which tables of ours somebody other than `own` (port ids) changed. What is
     /// left over when the budget is used up keeps the socket readable.
-    pub fn drain(&mut self, own: Option<u32>) -> Result<Touched, Error> {
+    pub fn drain(&mut self, own: &[u32]) -> Result<Touched, Error> {
         let mut context = Context::from_waker(Waker::noop());
         let mut noted = match self.socket.poll_read_ready(&mut context) {
             Poll::Ready(Ok(guard)) => Some(guard),
@@ -127,7 +127,7 @@ impl NftMonitor {
     }
 }
 
-fn look(datagram: &[u8], own: Option<u32>, touched: &mut Touched) {
+fn look(datagram: &[u8], own: &[u32], touched: &mut Touched) {
     for message in Messages::new(datagram) {
         let Ok(message) = message else {
             *touched = Touched {
@@ -136,7 +136,7 @@ fn look(datagram: &[u8], own: Option<u32>, touched: &mut Touched) {
             };
             return;
         };
-        if own != Some(message.header.portid) && names_our_table(&message) {
+        if !own.contains(&message.header.portid) && names_our_table(&message) {
             match message.payload.first().map(|family| libc::c_int::from(*family)) {
                 Some(libc::NFPROTO_BRIDGE) => touched.bridge = true,
                 Some(libc::NFPROTO_INET) => touched.inet = true,

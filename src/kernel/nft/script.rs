@@ -26,8 +26,9 @@ pub enum ScriptError {
     Stuck,
 }
 
-/// Runs `nft -f -` with this text. Blocks.
-pub fn apply(text: &str) -> Result<(), ScriptError> {
+/// Runs `nft -f -` with this text. Blocks. `started` is told the process before it reads anything: its number is the port id
+/// that notifications of its changes carry.
+pub fn apply(text: &str, started: impl FnOnce(u32)) -> Result<(), ScriptError> {
     let mut nft = Command::new("nft")
         .args(["-f", "-"])
         .env_clear()
@@ -45,6 +46,7 @@ pub fn apply(text: &str) -> Result<(), ScriptError> {
             io::ErrorKind::NotFound => ScriptError::Missing(error),
             _ => ScriptError::Run(error),
         })?;
+    started(nft.id());
     // It reads everything before it says anything; one that ends early says why on stderr.
     let written = nft
         .stdin

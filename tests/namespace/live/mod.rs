@@ -9,6 +9,7 @@ mod aware;
 mod drift;
 mod explain;
 mod flat;
+mod gateway;
 mod guard;
 mod overrun;
 mod policy;

@@ -223,9 +223,13 @@ fn the_daemon_keeps_no_other_right_than_to_change_links() {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.trim_start_matches(':').trim().to_owned()
         };
-        // CAP_NET_ADMIN is number 12.
+        // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW.
         for set in ["CapEff", "CapPrm", "CapBnd"] {
-            assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 1 << 12, "{set}");
+            assert_eq!(
+                u64::from_str_radix(&field(set), 16).unwrap(),
+                1 << 10 | 1 << 12 | 1 << 13,
+                "{set}"
+            );
         }
         assert_eq!(field("NoNewPrivs"), "1");
     });

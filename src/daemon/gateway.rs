@@ -1,0 +1,173 @@
+//! What gateways need beside the loop: tables and kernel settings, announcements, cutting flows.
+
+use super::convert;
+use super::reactor::Reactor;
+use crate::engine::event::{Applied, Done, Event, StepResult};
+use crate::kernel::announce::{AGAIN, Announcement, Announcer, SPREAD, TIMES};
+use crate::kernel::nft::NftMonitor;
+use crate::kernel::{self, conntrack, ruleset, sysctl};
+use crate::plan::op::{Flows, Op};
+use crate::plan::{Key, Plan};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Carried out by a program, or with files: not on the loop.
+pub(super) fn is_beside_the_loop(plan: &Plan) -> bool {
+    plan.steps
+        .iter()
+        .any(|step| matches!(step.op, Op::Ruleset(_) | Op::Sysctls(_)))
+}
+
+fn carry_out(op: &Op, state_directory: &Path, process: &AtomicU32) -> Result<(), kernel::Error> {
+    match op {
+        Op::Ruleset(ruleset) => ruleset::apply(ruleset, |pid| process.store(pid, Ordering::Relaxed)),
+        Op::Sysctls(wants) => sysctl::apply(state_directory, wants),
+        other => Err(kernel::Error::Inexpressible {
+            op: other.name(),
+            problem: "an operation of the loop",
+        }),
+    }
+}
+
+impl Reactor {
+    /// The engine hears of it when it is done, and does nothing else about gateways until then.
+    pub(super) fn apply_beside_the_loop(&mut self, plan: Plan) {
+        let state_directory = self.config.daemon.state_directory.clone();
+        let process = Arc::clone(&self.nft_process);
+        self.background(move || {
+            let mut results = Vec::with_capacity(plan.steps.len());
+            for step in &plan.steps {
+                let began = Instant::now();
+                let outcome = carry_out(&step.op, &state_directory, &process)
+                    .map(|()| Applied::Done)
+                    .map_err(|error| convert::failure(&error));
+                let failed = outcome.is_err();
+                results.push(StepResult {
+                    outcome,
+                    elapsed_us: u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX),
+                });
+                if failed {
+                    break;
+                }
+            }
+            let done = Done {
+                plan,
+                results,
+                undo_failures: Vec::new(),
+            };
+            Box::new(move |reactor: &mut Reactor| {
+                let now = reactor.now();
+                reactor.observer.plan(&done, &reactor.engine, now);
+                reactor.engine.handle(Event::Done(done), now);
+            })
+        });
+    }
+
+    /// Subscribed before it is read, so that nothing is missed in between.
+    pub(super) fn read_gateways(&mut self, watch: bool) -> Event {
+        if watch && self.nft.is_none() {
+            match NftMonitor::open() {
+                Ok(monitor) => self.nft = Some(monitor),
+                Err(error) => return Event::Gateways(Err(convert::failure(&error))),
+            }
+        }
+        let kept = sysctl::remains(&self.config.daemon.state_directory);
+        let tables = ruleset::is_there().map_err(|error| convert::failure(&error));
+        Event::Gateways(tables.map(|tables| tables || kept))
+    }
+
+    /// Announcements and cut flows of a plan that was carried out.
+    pub(super) fn queue_for_gateways(&mut self, done: &Done) {
+        if !matches!(done.plan.key, Key::Gateways | Key::Gateway(_)) {
+            return;
+        }
+        let mut flows: Vec<Flows> = Vec::new();
+        let went = done.plan.steps.iter().zip(&done.results);
+        for (step, _) in went.filter(|(_, result)| result.outcome.is_ok()) {
+            match &step.op {
+                Op::Announce { link, address } => {
+                    let known = link.index.and_then(|index| self.engine.observed().link(index));
+                    if let Some((link, mac)) = known.and_then(|link| Some((link.index, link.mac?))) {
+                        self.announcements.queue(Announcement {
+                            link,
+                            mac,
+                            address: *address,
+                        });
+                    }
+                }
+                Op::CutFlows(cut) => flows.push(*cut),
+                _ => {}
+            }
+        }
+        if flows.is_empty() {
+            return;
+        }
+        self.background(move || {
+            let cut = conntrack::cut(&flows);
+            Box::new(move |_: &mut Reactor| match cut {
+                Ok(0) => {}
+                Ok(flows) => tracing::info!(target: "kernel", flows, "flows cut"),
+                Err(error) => {
+                    tracing::warn!(target: "kernel", error = %convert::chain(&error), "flows are not cut");
+                }
+            })
+        });
+    }
+}
+
+/// Sends what is queued, in a task that lives as long as there is something to send.
+#[derive(Debug, Default)]
+pub(super) struct Announcements(Option<mpsc::UnboundedSender<Announcement>>);
+
+impl Announcements {
+    fn queue(&mut self, announcement: Announcement) {
+        let left = match &self.0 {
+            Some(queue) => queue.send(announcement).err().map(|error| error.0),
+            None => Some(announcement),
+        };
+        // None yet, or it has just ended.
+        if let Some(announcement) = left {
+            let (queue, queued) = mpsc::unbounded_channel();
+            tokio::spawn(send(queued));
+            // The receiver is in the task just made.
+            let _ = queue.send(announcement);
+            self.0 = Some(queue);
+        }
+    }
+}
+
+async fn send(mut queued: mpsc::UnboundedReceiver<Announcement>) {
+    let announcer = match Announcer::open() {
+        Ok(announcer) => announcer,
+        Err(error) => {
+            tracing::warn!(target: "kernel", error = %convert::chain(&error), "addresses are not announced");
+            return;
+        }
+    };
+    let mut batch: Vec<(Announcement, usize)> = Vec::new();
+    loop {
+        while let Ok(announcement) = queued.try_recv() {
+            batch.retain(|(known, _)| *known != announcement);
+            batch.push((announcement, TIMES));
+        }
+        if batch.is_empty() {
+            return;
+        }
+        for (announcement, left) in &mut batch {
+            *left -= 1;
+            if let Err(error) = announcer.send(announcement) {
+                // A link that is down or gone has nobody to tell; the next time it may.
+                tracing::debug!(target: "kernel", address = %announcement.address, %error, "not announced");
+            }
+            tokio::time::sleep(SPREAD).await;
+        }
+        batch.retain(|(_, left)| *left > 0);
+        if batch.is_empty() {
+            continue;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}

@@ -1,0 +1,207 @@
+//! What all gateways of the host ask of its devices: addresses and kernel settings.
+//!
+//! Host-wide, because the host has one set of tables and one switch for forwarding. Addresses are told by network, so that
+//! one that cannot be had is that network's trouble only.
+
+use super::Desired;
+use super::ruleset::{Ruleset, is_expressible};
+use crate::model::gateway::{Forward, Gateway};
+use crate::model::{Cidr, Ifindex, LinkName, Network};
+use crate::observed::Observed;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One setting of `/proc/sys/net`, with the device it speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sysctl {
+    /// As `sysctl` writes it: `net.ipv4.ip_forward`. A device's name is its own element, whatever dots it has.
+    pub setting: Setting,
+    pub value: u8,
+    /// Only if it is this now.
+    pub instead_of: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Setting {
+    /// `net.ipv4.ip_forward`
+    Forward4,
+    /// `net.ipv6.conf.all.forwarding`: the kernel has no switch for one device before 6.17.
+    Forward6,
+    /// `net.ipv4.conf.NAME.forwarding`
+    DeviceForward4(LinkName, Ifindex),
+    /// `net.ipv6.conf.NAME.accept_ra`
+    AcceptRa(LinkName, Ifindex),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Setting::Forward4 => f.write_str("net.ipv4.ip_forward"),
+            Setting::Forward6 => f.write_str("net.ipv6.conf.all.forwarding"),
+            Setting::DeviceForward4(name, _) => write!(f, "net.ipv4.conf.{name}.forwarding"),
+            Setting::AcceptRa(name, _) => write!(f, "net.ipv6.conf.{name}.accept_ra"),
+        }
+    }
+}
+
+/// The host-wide part: what must be in force before a network's addresses are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostWant {
+    pub ruleset: Arc<Ruleset>,
+    /// Sorted.
+    pub sysctls: Vec<Sysctl>,
+}
+
+pub fn derive_host(desired: &Desired, observed: &Observed, ruleset: Arc<Ruleset>) -> HostWant {
+    let mut sysctls = BTreeSet::new();
+    for network in desired.networks() {
+        if let Some(gateway) = network.gateway.as_deref() {
+            network_sysctls(desired, observed, network, gateway, &mut sysctls);
+        }
+    }
+    HostWant {
+        ruleset,
+        sysctls: sysctls.into_iter().collect(),
+    }
+}
+
+fn network_sysctls(
+    desired: &Desired,
+    observed: &Observed,
+    network: &Network,
+    gateway: &Gateway,
+    sysctls: &mut BTreeSet<Sysctl>,
+) {
+    let mut set = |setting, value| {
+        sysctls.insert(Sysctl {
+            setting,
+            value,
+            instead_of: None,
+        })
+    };
+    let bridge = desired
+        .bridge_name(network)
+        .and_then(|name| observed.by_name(&name));
+    let floating = gateway.floating_ips.iter().map(|f| f.interface);
+    match &gateway.forward {
+        Forward::All if gateway.routes(true) => {
+            set(Setting::Forward4, 1);
+        }
+        Forward::All => {}
+        Forward::Only(names) => {
+            let snat = gateway.snat.as_ref().and_then(|s| s.interface);
+            let outside: BTreeSet<LinkName> = names
+                .iter()
+                .copied()
+                .chain(floating.clone())
+                .chain(snat)
+                .collect();
+            let links = outside.iter().filter_map(|name| observed.by_name(name));
+            // A network that may pass nothing needs no forwarding; the port forwards' side is not known by name.
+            if gateway.routes(true) && !gateway.port_forwards.is_empty() {
+                set(Setting::Forward4, 1);
+            } else if gateway.routes(true) && !outside.is_empty() {
+                for link in links.chain(bridge) {
+                    set(Setting::DeviceForward4(link.name, link.index), 1);
+                }
+            }
+        }
+    }
+    if !gateway.routes(false) {
+        return;
+    }
+    let passes = match &gateway.forward {
+        Forward::All => true,
+        Forward::Only(names) => !names.is_empty() || !gateway.floating_ips.is_empty(),
+    };
+    if passes {
+        set(Setting::Forward6, 1);
+        // A host that forwards takes no router advertisements, and loses the routes it had from them, unless it is told
+        // to (2); that would be the end of its own default route.
+        let outward = observed
+            .links()
+            .filter(|link| !link.is_bridge() || Some(link.index) != bridge.map(|b| b.index))
+            .filter(|link| link.master.is_none() && link.up)
+            .filter(|link| {
+                observed
+                    .addresses_of(link.index)
+                    .any(|a| a.is_ipv6() && !a.is_loopback())
+            });
+        for link in outward {
+            sysctls.insert(Sysctl {
+                setting: Setting::AcceptRa(link.name, link.index),
+                value: 2,
+                instead_of: Some(1),
+            });
+        }
+    }
+    if let Some(bridge) = bridge {
+        // What machines advertise is nothing to the host.
+        let setting = Setting::AcceptRa(bridge.name, bridge.index);
+        sysctls.retain(|sysctl| sysctl.setting != setting);
+        sysctls.insert(Sysctl {
+            setting,
+            value: 0,
+            instead_of: None,
+        });
+    }
+}
+
+/// An address that a network asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressWant {
+    pub device: LinkName,
+    pub address: Cidr,
+    pub role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The host's own in the network.
+    Gateway {
+        /// Others in the segment may have an old neighbour entry.
+        announce: bool,
+    },
+    /// Stands for this machine.
+    Floating { fixed: IpAddr },
+}
+
+/// In the order in which they are to be told: the bridge's first one first.
+pub fn derive_addresses(desired: &Desired, network: &Network, gateway: &Gateway) -> Vec<AddressWant> {
+    let bridge = desired.bridge_name(network);
+    let own = gateway.addresses.iter().filter_map(|address| {
+        Some(AddressWant {
+            device: bridge?,
+            address: *address,
+            role: Role::Gateway {
+                announce: !gateway.share_dhcp_address,
+            },
+        })
+    });
+    let floating = gateway.floating_ips.iter().map(|f| AddressWant {
+        device: f.interface,
+        address: Cidr::host(f.address),
+        role: Role::Floating {
+            fixed: f.fixed_address,
+        },
+    });
+    own.chain(floating).collect()
+}
+
+/// A name that the rules cannot speak of.
+pub fn inexpressible(desired: &Desired, network: &Network, gateway: &Gateway) -> Option<LinkName> {
+    let snat = gateway.snat.as_ref().and_then(|s| s.interface);
+    let listed = match &gateway.forward {
+        Forward::All => &[][..],
+        Forward::Only(names) => names,
+    };
+    desired
+        .bridge_name(network)
+        .into_iter()
+        .chain(snat)
+        .chain(listed.iter().copied())
+        .chain(gateway.floating_ips.iter().map(|f| f.interface))
+        .find(|name| !is_expressible(*name))
+}

@@ -1,0 +1,482 @@
+//! What all gateways of the host ask of nftables: translation, forwarding and what may reach the host, as text.
+//!
+//! Two tables: `inet tapwire`, and `bridge tapwire_uplink` for addresses that several hosts share. (`bridge tapwire` is
+//! the spoof guard's, see `guard`.) The text follows from the configuration alone, so it changes only with that; devices are
+//! matched by name and may come and go.
+//!
+//! The order of the translation rules is nova-network's: metadata, forwarded ports, floating addresses before routing; behind
+//! it first what is not translated (metadata, DMZ, the network's own range), then floating addresses, then the network's
+//! own translation. Unlike there, a packet to a floating address from a neighbour of its machine is translated on both
+//! sides, or the answer would take the short way and be refused.
+
+use super::Desired;
+use crate::model::gateway::{Forward, Gateway, SnatTo};
+use crate::model::{Cidr, LinkName};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+/// The tables' bodies; a table that is not needed is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Ruleset {
+    pub inet: Option<Box<str>>,
+    pub uplink: Option<Box<str>>,
+}
+
+impl Ruleset {
+    pub const INET: &'static str = "inet tapwire";
+    pub const UPLINK: &'static str = "bridge tapwire_uplink";
+
+    pub fn is_empty(&self) -> bool {
+        self.inet.is_none() && self.uplink.is_none()
+    }
+
+    /// For `nft -f -`: both tables as they should be, whatever is there, in one transaction.
+    pub fn script(&self) -> String {
+        let mut script = String::new();
+        for (name, body) in [(Self::INET, &self.inet), (Self::UPLINK, &self.uplink)] {
+            // A table must be there to be deleted.
+            let _ = writeln!(script, "table {name}\ndelete table {name}");
+            if let Some(body) = body {
+                let _ = writeln!(script, "table {name} {{\n{body}}}");
+            }
+        }
+        script
+    }
+
+    /// Number of rules, for people.
+    pub fn rules(&self) -> usize {
+        let bodies = [&self.inet, &self.uplink].into_iter().flatten();
+        bodies
+            .flat_map(|body| body.lines())
+            .filter(|line| line.starts_with("    "))
+            .count()
+    }
+}
+
+/// One network's part: who and where.
+struct Side<'a> {
+    bridge: LinkName,
+    gateway: &'a Gateway,
+    uplink: Option<LinkName>,
+}
+
+pub fn derive_ruleset(desired: &Desired) -> Ruleset {
+    let sides: Vec<Side<'_>> = desired
+        .networks()
+        .filter_map(|network| {
+            let gateway = network.gateway.as_deref()?;
+            let bridge = desired.bridge_name(network)?;
+            let uplink = super::segment::uplink_name(desired, network);
+            Some(Side {
+                bridge,
+                gateway,
+                uplink,
+            })
+        })
+        .filter(|side| is_expressible(side.bridge))
+        .collect();
+    if sides.is_empty() {
+        return Ruleset::default();
+    }
+    let mut inet = String::new();
+    chain(
+        &mut inet,
+        "prerouting",
+        "type nat hook prerouting priority dstnat; policy accept;",
+        |out| {
+            metadata(out, &sides);
+            to_machines(out, &sides);
+        },
+    );
+    chain(
+        &mut inet,
+        "output",
+        "type nat hook output priority -100; policy accept;",
+        |out| {
+            to_machines(out, &sides);
+        },
+    );
+    chain(
+        &mut inet,
+        "postrouting",
+        "type nat hook postrouting priority srcnat; policy accept;",
+        |out| {
+            sides.iter().for_each(|side| untranslated(out, side));
+            from_floating(out, &sides);
+            sides.iter().for_each(|side| translated(out, side));
+        },
+    );
+    chain(
+        &mut inet,
+        "input",
+        "type filter hook input priority filter; policy accept;",
+        |out| {
+            sides.iter().for_each(|side| input(out, side));
+        },
+    );
+    chain(
+        &mut inet,
+        "forward",
+        "type filter hook forward priority filter; policy accept;",
+        |out| {
+            sides.iter().for_each(|side| forward_policy(out, side));
+        },
+    );
+    Ruleset {
+        inet: Some(inet.into()),
+        uplink: shared_addresses(&sides),
+    }
+}
+
+/// nft has no way to write these characters in a name, and takes a `*` at the end for a wildcard.
+pub fn is_expressible(name: LinkName) -> bool {
+    name.as_bytes()
+        .iter()
+        .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*'))
+}
+
+fn chain(out: &mut String, name: &str, hook: &str, rules: impl FnOnce(&mut String)) {
+    let mut body = String::new();
+    rules(&mut body);
+    if !body.is_empty() {
+        let _ = writeln!(out, "  chain {name} {{\n   {hook}\n{body}  }}");
+    }
+}
+
+fn rule(out: &mut String, text: fmt::Arguments<'_>) {
+    let _ = writeln!(out, "    {text}");
+}
+
+/// The word for a family in a match.
+fn ip(ipv4: bool) -> &'static str {
+    if ipv4 { "ip" } else { "ip6" }
+}
+
+/// `a, b, c`.
+fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    let mut text = String::new();
+    for item in items {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{comma}{item}");
+    }
+    text
+}
+
+fn pairs(map: &BTreeMap<IpAddr, IpAddr>) -> String {
+    list(map.iter().map(|(from, to)| format!("{from} : {to}")))
+}
+
+/// Address and port as `dnat` takes them.
+fn socket(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+fn metadata(out: &mut String, sides: &[Side<'_>]) {
+    for side in sides {
+        let Some(server) = side.gateway.metadata else {
+            continue;
+        };
+        let (bridge, address, port) = (side.bridge, Gateway::METADATA, Gateway::METADATA_PORT);
+        let to = if server.ip().is_loopback() {
+            // The address of the bridge: nothing from outside may reach 127.0.0.1.
+            format!("redirect to :{}", server.port())
+        } else {
+            format!("dnat ip to {server}")
+        };
+        rule(
+            out,
+            format_args!("iifname \"{bridge}\" ip daddr {address} tcp dport {port} {to}"),
+        );
+    }
+}
+
+/// Forwarded ports and floating addresses: what leads to a machine from outside, from other networks and from the host.
+fn to_machines(out: &mut String, sides: &[Side<'_>]) {
+    for forward in sides.iter().flat_map(|side| &side.gateway.port_forwards) {
+        let word = ip(forward.address.is_ipv4());
+        rule(
+            out,
+            format_args!(
+                "{word} daddr {} {} dport {} dnat {word} to {}",
+                forward.address,
+                forward.protocol.name(),
+                forward.port,
+                socket(forward.fixed_address, forward.fixed_port)
+            ),
+        );
+    }
+    for ipv4 in [true, false] {
+        let map: BTreeMap<IpAddr, IpAddr> = sides
+            .iter()
+            .flat_map(|side| &side.gateway.floating_ips)
+            .filter(|floating| floating.address.is_ipv4() == ipv4)
+            .map(|floating| (floating.address, floating.fixed_address))
+            .collect();
+        if !map.is_empty() {
+            let word = ip(ipv4);
+            rule(
+                out,
+                format_args!("dnat {word} to {word} daddr map {{ {} }}", pairs(&map)),
+            );
+        }
+    }
+}
+
+/// The exceptions from all translation.
+fn untranslated(out: &mut String, side: &Side<'_>) {
+    let gateway = side.gateway;
+    for own in &gateway.addresses {
+        let (word, range) = (ip(own.is_ipv4()), own.network());
+        if let Some(server) = gateway.metadata.filter(|s| s.is_ipv4() && own.is_ipv4()) {
+            rule(
+                out,
+                format_args!("{word} saddr {range} {word} daddr {} accept", server.ip()),
+            );
+        }
+        let dmz = list(gateway.dmz.iter().filter(|d| d.is_ipv4() == own.is_ipv4()));
+        if !dmz.is_empty() {
+            rule(
+                out,
+                format_args!("{word} saddr {range} {word} daddr {{ {dmz} }} accept"),
+            );
+        }
+        rule(
+            out,
+            format_args!("{word} saddr {range} {word} daddr {range} ct status & dnat == 0 accept"),
+        );
+    }
+}
+
+/// What a machine with a floating address sends leaves with it: out of the interface that carries it, and whatever went to
+/// another floating address or forwarded port.
+fn from_floating(out: &mut String, sides: &[Side<'_>]) {
+    let floating = || sides.iter().flat_map(|side| &side.gateway.floating_ips);
+    for ipv4 in [true, false] {
+        let word = ip(ipv4);
+        let of_family = || floating().filter(|f| f.address.is_ipv4() == ipv4);
+        let map: BTreeMap<IpAddr, IpAddr> = of_family().map(|f| (f.fixed_address, f.address)).collect();
+        if map.is_empty() {
+            continue;
+        }
+        rule(
+            out,
+            format_args!(
+                "ct status dnat snat {word} to {word} saddr map {{ {} }}",
+                pairs(&map)
+            ),
+        );
+        let mut by_interface: BTreeMap<LinkName, BTreeMap<IpAddr, IpAddr>> = BTreeMap::new();
+        for f in of_family().filter(|f| is_expressible(f.interface)) {
+            by_interface
+                .entry(f.interface)
+                .or_default()
+                .insert(f.fixed_address, f.address);
+        }
+        for (interface, map) in by_interface {
+            rule(
+                out,
+                format_args!(
+                    "oifname \"{interface}\" snat {word} to {word} saddr map {{ {} }}",
+                    pairs(&map)
+                ),
+            );
+        }
+    }
+}
+
+/// The network's own translation.
+fn translated(out: &mut String, side: &Side<'_>) {
+    let (bridge, gateway) = (side.bridge, side.gateway);
+    for own in &gateway.addresses {
+        let (word, range) = (ip(own.is_ipv4()), own.network());
+        // From a machine to a neighbour by its floating address: the answer must come back this way.
+        rule(
+            out,
+            format_args!("{word} saddr {range} oifname \"{bridge}\" ct status dnat masquerade"),
+        );
+    }
+    let Some(snat) = &gateway.snat else { return };
+    let leaving = match snat.interface {
+        Some(interface) if !is_expressible(interface) => return,
+        Some(interface) => format!("oifname \"{interface}\""),
+        None => format!("oifname != \"{bridge}\""),
+    };
+    for own in &gateway.addresses {
+        let (word, range) = (ip(own.is_ipv4()), own.network());
+        let to = match (own.is_ipv4(), snat.v4, snat.v6) {
+            (true, Some(SnatTo::Masquerade), _) | (false, _, Some(SnatTo::Masquerade)) => {
+                "masquerade".to_owned()
+            }
+            (true, Some(SnatTo::Address(a)), _) => format!("snat {word} to {a}"),
+            (false, _, Some(SnatTo::Address(a))) => format!("snat {word} to {a}"),
+            (true, None, _) | (false, _, None) => continue,
+        };
+        if gateway.has_external_router() && own.is_ipv4() {
+            let forced = list(gateway.force_snat_range.iter().filter(|r| r.is_ipv4()));
+            if !forced.is_empty() {
+                rule(
+                    out,
+                    format_args!("{word} saddr {range} {word} daddr {{ {forced} }} {leaving} {to}"),
+                );
+            }
+        } else {
+            rule(out, format_args!("{word} saddr {range} {leaving} {to}"));
+        }
+    }
+}
+
+/// DHCP, DNS and metadata of a network are for its own machines and the host.
+fn input(out: &mut String, side: &Side<'_>) {
+    let (bridge, gateway) = (side.bridge, side.gateway);
+    if gateway.dhcp.is_some() || gateway.ra.is_some() {
+        rule(
+            out,
+            format_args!(
+                "iifname \"{bridge}\" meta l4proto {{ tcp, udp }} th dport {{ 53, 67, 547 }} accept"
+            ),
+        );
+        for own in &gateway.addresses {
+            let word = ip(own.is_ipv4());
+            rule(
+                out,
+                format_args!(
+                    "iifname != {{ \"{bridge}\", \"lo\" }} {word} daddr {} meta l4proto {{ tcp, udp }} th dport {{ 53, 67, 547 }} drop",
+                    own.address()
+                ),
+            );
+        }
+    }
+    if let Some(server) = gateway.metadata {
+        rule(
+            out,
+            format_args!(
+                "iifname \"{bridge}\" ct original ip daddr {} tcp dport {} accept",
+                Gateway::METADATA,
+                server.port()
+            ),
+        );
+    }
+}
+
+/// nova's `forward_bridge_interface`: with `all` nothing is refused here.
+fn forward_policy(out: &mut String, side: &Side<'_>) {
+    let Forward::Only(names) = &side.gateway.forward else {
+        return;
+    };
+    let bridge = side.bridge;
+    let quoted = |name: &LinkName| format!("\"{name}\"");
+    let names = list(
+        names
+            .iter()
+            .filter(|n| is_expressible(**n))
+            .map(quoted)
+            .chain([quoted(&bridge)]),
+    );
+    rule(
+        out,
+        format_args!("iifname \"{bridge}\" oifname {{ {names} }} accept"),
+    );
+    rule(
+        out,
+        format_args!("oifname \"{bridge}\" iifname {{ {names} }} accept"),
+    );
+    // A floating address or forwarded port is a wish of its own.
+    let floating = side
+        .gateway
+        .floating_ips
+        .iter()
+        .filter(|f| is_expressible(f.interface));
+    for f in floating {
+        let (word, interface, fixed) = (ip(f.fixed_address.is_ipv4()), f.interface, f.fixed_address);
+        rule(
+            out,
+            format_args!("iifname \"{bridge}\" oifname \"{interface}\" {word} saddr {fixed} accept"),
+        );
+        rule(
+            out,
+            format_args!("oifname \"{bridge}\" iifname \"{interface}\" {word} daddr {fixed} accept"),
+        );
+    }
+    if !side.gateway.port_forwards.is_empty()
+        || !side.gateway.floating_ips.is_empty()
+        || side.gateway.metadata.is_some()
+    {
+        rule(out, format_args!("iifname \"{bridge}\" ct status dnat accept"));
+        rule(out, format_args!("oifname \"{bridge}\" ct status dnat accept"));
+    }
+    rule(out, format_args!("iifname \"{bridge}\" drop"));
+    rule(out, format_args!("oifname \"{bridge}\" drop"));
+}
+
+/// nova's `isolate_dhcp_address`: an address that other hosts have too is not heard across the uplink, for either family;
+/// neither are DHCP and router advertisements.
+fn shared_addresses(sides: &[Side<'_>]) -> Option<Box<str>> {
+    let shared: Vec<(LinkName, &Gateway)> = sides
+        .iter()
+        .filter(|side| side.gateway.share_dhcp_address)
+        .filter_map(|side| Some((side.uplink.filter(|u| is_expressible(*u))?, side.gateway)))
+        .collect();
+    if shared.is_empty() {
+        return None;
+    }
+    let mut table = String::new();
+    let hooks = [
+        (
+            "prerouting",
+            "type filter hook prerouting priority -300; policy accept;",
+            "iifname",
+        ),
+        (
+            "postrouting",
+            "type filter hook postrouting priority 300; policy accept;",
+            "oifname",
+        ),
+    ];
+    for (name, hook, direction) in hooks {
+        chain(&mut table, name, hook, |out| {
+            for (uplink, gateway) in &shared {
+                let at = format!("{direction} \"{uplink}\"");
+                for own in [gateway.first4(), gateway.first6()].into_iter().flatten() {
+                    isolate(out, &at, own);
+                }
+                rule(
+                    out,
+                    format_args!(
+                        "{at} meta protocol {{ ip, ip6 }} meta l4proto udp th dport {{ 67, 68, 546, 547 }} drop"
+                    ),
+                );
+                if gateway.ra.is_some() {
+                    rule(
+                        out,
+                        format_args!("{at} icmpv6 type {{ nd-router-solicit, nd-router-advert }} drop"),
+                    );
+                }
+            }
+        });
+    }
+    Some(table.into())
+}
+
+fn isolate(out: &mut String, at: &str, own: Cidr) {
+    match own.address() {
+        IpAddr::V4(a) => {
+            rule(out, format_args!("{at} arp saddr ip {a} drop"));
+            rule(out, format_args!("{at} arp daddr ip {a} drop"));
+        }
+        IpAddr::V6(a) => {
+            // The target address (RFC 4861 4.3 and 4.4) by its place: nft 1.0.6 has no word for it.
+            rule(
+                out,
+                format_args!(
+                    "{at} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {:#034x} drop",
+                    u128::from(a)
+                ),
+            );
+            rule(
+                out,
+                format_args!("{at} icmpv6 type nd-neighbor-solicit ip6 saddr {a} drop"),
+            );
+        }
+    }
+}

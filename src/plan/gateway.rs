@@ -1,0 +1,144 @@
+//! From the addresses that a network's devices have to those that its gateway asks for.
+//!
+//! Told only when translation is in force; what is told is announced, and flows that lead elsewhere are cut. Removal is
+//! the other way round: the address first, its flows last.
+
+use super::op::{Flows, LinkRef, ListAction, Op};
+use super::segment::reference;
+use crate::desired::gateway::{AddressWant, Role};
+use crate::model::record::{AddressRecord, Attribute};
+use crate::model::{Cidr, Ifindex, LinkName, owned};
+use crate::observed::Observed;
+use std::net::IpAddr;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `uapi/linux/if_addr.h`
+mod ifa {
+    pub const ADDRESS: u16 = 1;
+    pub const LOCAL: u16 = 2;
+    pub const BROADCAST: u16 = 4;
+    pub const CACHEINFO: u16 = 6;
+    pub const FLAGS: u16 = 8;
+    pub const F_NODAD: u32 = 0x02;
+}
+
+/// A device that an address is to be on, and is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing(pub LinkName);
+
+/// The operations, and the first device that they have to wait for.
+pub fn plan_addresses(wants: &[AddressWant], observed: &Observed) -> (Vec<Op>, Option<Missing>) {
+    let mut ops = Vec::new();
+    let mut missing = None;
+    for want in wants {
+        let Some(link) = observed.by_name(&want.device) else {
+            missing = missing.or(Some(Missing(want.device)));
+            continue;
+        };
+        let address = want.address.address();
+        if observed.carries(link.index, address) {
+            continue;
+        }
+        let link_ref = reference(link);
+        if address.is_ipv6() && link.ipv6_disabled == Some(true) {
+            ops.push(Op::DisableIpv6 {
+                link: link_ref,
+                disable: false,
+            });
+        }
+        ops.push(Op::Address {
+            action: ListAction::Replace,
+            link: link_ref,
+            record: Box::new(record(want, link.index)),
+        });
+        match want.role {
+            Role::Gateway { announce: false } => {}
+            Role::Gateway { announce: true } => ops.push(Op::Announce {
+                link: link_ref,
+                address,
+            }),
+            Role::Floating { fixed } => {
+                ops.push(Op::Announce {
+                    link: link_ref,
+                    address,
+                });
+                ops.push(Op::CutFlows(Flows::Floating {
+                    address,
+                    keep: Some(fixed),
+                }));
+            }
+        }
+    }
+    (ops, missing)
+}
+
+/// An address with our mark that nobody asks for any more.
+pub fn plan_removal(link: LinkRef, index: Ifindex, address: Cidr) -> Vec<Op> {
+    let flows = if address.is_host() {
+        Flows::Floating {
+            address: address.address(),
+            keep: None,
+        }
+    } else {
+        Flows::Range(address.network())
+    };
+    vec![
+        Op::Address {
+            action: ListAction::Delete,
+            link,
+            record: Box::new(bare(address, index)),
+        },
+        Op::CutFlows(flows),
+    ]
+}
+
+fn record(want: &AddressWant, index: Ifindex) -> AddressRecord {
+    let mut record = bare(want.address, index);
+    record.attributes.push(Attribute {
+        kind: AddressRecord::PROTO,
+        value: vec![owned::PROTOCOL],
+    });
+    if let Some(broadcast) = want.address.broadcast() {
+        record.attributes.push(Attribute {
+            kind: ifa::BROADCAST,
+            value: broadcast.octets().to_vec(),
+        });
+    }
+    if !want.address.is_ipv4() {
+        // Nobody else has it by configuration, and waiting for an answer would be a second without it.
+        record.flags = ifa::F_NODAD as u8;
+        record.attributes.push(Attribute {
+            kind: ifa::FLAGS,
+            value: ifa::F_NODAD.to_ne_bytes().to_vec(),
+        });
+        if matches!(want.role, Role::Floating { .. }) {
+            // Deprecated (preferred lifetime 0): the host itself sends from it only when it answers.
+            let seconds = [0, u32::MAX, 0, 0];
+            record.attributes.push(Attribute {
+                kind: ifa::CACHEINFO,
+                value: seconds.iter().flat_map(|n| n.to_ne_bytes()).collect(),
+            });
+        }
+    }
+    record
+}
+
+fn bare(address: Cidr, index: Ifindex) -> AddressRecord {
+    let (family, bytes) = match address.address() {
+        IpAddr::V4(a) => (AF_INET, a.octets().to_vec()),
+        IpAddr::V6(a) => (AF_INET6, a.octets().to_vec()),
+    };
+    let attribute = |kind| Attribute {
+        kind,
+        value: bytes.clone(),
+    };
+    AddressRecord {
+        family,
+        prefix_len: address.length(),
+        flags: 0,
+        scope: 0,
+        ifindex: index.get(),
+        attributes: vec![attribute(ifa::LOCAL), attribute(ifa::ADDRESS)],
+    }
+}
