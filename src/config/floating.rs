@@ -341,6 +341,24 @@ fn find<'n>(
     }
 }
 
+/// The host's address in a network is on the network's own bridge.
+pub(super) fn not_on_a_shared_bridge(networks: &[NetworkDraft], findings: &mut Findings) {
+    for network in networks {
+        if let Some(address) = network.gateway.as_ref().and_then(|g| g.addresses.first()) {
+            findings
+                .error(
+                    address.place,
+                    format!(
+                        "network `{}` has no bridge of its own to carry {}",
+                        network.label(),
+                        address.value
+                    ),
+                )
+                .hint("gateways need mode = \"per-network\" in [bridge]");
+        }
+    }
+}
+
 /// One namespace routes a range to one bridge.
 fn overlapping(networks: &[NetworkDraft], findings: &mut Findings) {
     let mut all: Vec<(&NetworkDraft, At<crate::model::Cidr>)> = networks

@@ -179,6 +179,9 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
         &mut findings,
     );
     aware::check(&drafts.networks, &physical, &vxlan, &bridge, &mut findings);
+    if bridge.mode.shared().is_some() {
+        floating::not_on_a_shared_bridge(&drafts.networks, &mut findings);
+    }
     check::networks(
         &drafts.networks,
         &physical,

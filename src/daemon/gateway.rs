@@ -36,7 +36,7 @@ impl Reactor {
     /// The engine hears of it when it is done, and does nothing else about gateways until then.
     pub(super) fn apply_beside_the_loop(&mut self, plan: Plan) {
         let state_directory = self.config.daemon.state_directory.clone();
-        let process = Arc::clone(&self.nft_process);
+        let process = Arc::clone(&self.beside.nft_process);
         self.background(move || {
             let mut results = Vec::with_capacity(plan.steps.len());
             for step in &plan.steps {
@@ -79,6 +79,24 @@ impl Reactor {
         Event::Gateways(tables.map(|tables| tables || kept))
     }
 
+    /// Others' changes of our tables.
+    pub(super) fn read_nft(&mut self) -> Result<(), super::Error> {
+        let Some(nft) = &mut self.nft else { return Ok(()) };
+        let own = [
+            self.executor.nft_portid().unwrap_or_default(),
+            self.beside.nft_process.load(Ordering::Relaxed),
+        ];
+        let touched = nft.drain(&own)?;
+        let now = self.now();
+        if touched.bridge {
+            self.engine.handle(Event::GuardTouched, now);
+        }
+        if touched.inet {
+            self.engine.handle(Event::RulesetTouched, now);
+        }
+        Ok(())
+    }
+
     /// Announcements and cut flows of a plan that was carried out.
     pub(super) fn queue_for_gateways(&mut self, done: &Done) {
         if !matches!(done.plan.key, Key::Gateways | Key::Gateway(_)) {
@@ -91,7 +109,7 @@ impl Reactor {
                 Op::Announce { link, address } => {
                     let known = link.index.and_then(|index| self.engine.observed().link(index));
                     if let Some((link, mac)) = known.and_then(|link| Some((link.index, link.mac?))) {
-                        self.announcements.queue(Announcement {
+                        self.beside.announcements.queue(Announcement {
                             link,
                             mac,
                             address: *address,
@@ -118,9 +136,17 @@ impl Reactor {
     }
 }
 
+/// What goes on beside the loop.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// The last `nft` that changed a table of ours.
+    nft_process: Arc<AtomicU32>,
+    announcements: Announcements,
+}
+
 /// Sends what is queued, in a task that lives as long as there is something to send.
 #[derive(Debug, Default)]
-pub(super) struct Announcements(Option<mpsc::UnboundedSender<Announcement>>);
+struct Announcements(Option<mpsc::UnboundedSender<Announcement>>);
 
 impl Announcements {
     fn queue(&mut self, announcement: Announcement) {

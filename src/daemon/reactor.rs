@@ -79,10 +79,8 @@ pub struct Reactor {
     pub(super) policy_loads: VecDeque<Load>,
     pub(super) policy_loading: bool,
     jobs: JoinSet<Continuation>,
-    /// Addresses that are being announced.
-    /// The last `nft` that changed a table of ours.
-    pub(super) nft_process: Arc<std::sync::atomic::AtomicU32>,
-    pub(super) announcements: super::gateway::Announcements,
+    /// Tables, announcements.
+    pub(super) beside: super::gateway::Beside,
     ready: bool,
 }
 
@@ -135,8 +133,7 @@ impl Reactor {
             policy_loads: VecDeque::new(),
             policy_loading: false,
             jobs: JoinSet::new(),
-            nft_process: Arc::default(),
-            announcements: super::gateway::Announcements::default(),
+            beside: super::gateway::Beside::default(),
             ready: false,
         })
     }
@@ -284,23 +281,6 @@ impl Reactor {
         Ok(self
             .addresses
             .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
-    }
-
-    fn read_nft(&mut self) -> Result<(), Error> {
-        let Some(nft) = &mut self.nft else { return Ok(()) };
-        let own = [
-            self.executor.nft_portid().unwrap_or_default(),
-            self.nft_process.load(std::sync::atomic::Ordering::Relaxed),
-        ];
-        let touched = nft.drain(&own)?;
-        let now = self.now();
-        if touched.bridge {
-            self.engine.handle(Event::GuardTouched, now);
-        }
-        if touched.inet {
-            self.engine.handle(Event::RulesetTouched, now);
-        }
-        Ok(())
     }
 
     async fn carry_out(&mut self, action: Action) {

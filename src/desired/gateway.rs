@@ -5,8 +5,9 @@
 
 use super::Desired;
 use super::ruleset::{Ruleset, is_expressible};
+use super::segment::vlan_parent;
 use crate::model::gateway::{Forward, Gateway};
-use crate::model::{Cidr, Ifindex, LinkName, Network};
+use crate::model::{Cidr, Ifindex, LinkName, Network, Segment, owned};
 use crate::observed::Observed;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -188,6 +189,20 @@ pub fn derive_addresses(desired: &Desired, network: &Network, gateway: &Gateway)
         },
     });
     own.chain(floating).collect()
+}
+
+/// The link that carries the network's segment off the host, by configuration.
+pub fn uplink_name(desired: &Desired, network: &Network) -> Option<LinkName> {
+    let physical = network
+        .segment
+        .physical()
+        .and_then(|name| desired.physical.get(name));
+    match &network.segment {
+        Segment::Local => None,
+        Segment::Flat { .. } => physical.filter(|p| p.bridge.is_none()).and_then(|p| p.interface),
+        Segment::Vlan { vid, .. } => owned::vlan_name(&physical.and_then(vlan_parent)?, *vid).ok(),
+        Segment::Vxlan { vni } => owned::vxlan_name(*vni).ok(),
+    }
 }
 
 /// A name that the rules cannot speak of.

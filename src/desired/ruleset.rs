@@ -8,6 +8,8 @@
 //! it first what is not translated (metadata, DMZ, the network's own range), then floating addresses, then the network's
 //! own translation. Unlike there, a packet to a floating address from a neighbour of its machine is translated on both
 //! sides, or the answer would take the short way and be refused.
+//!
+//! Length: the chains of one table, which are read against each other.
 
 use super::Desired;
 use crate::model::gateway::{Forward, Gateway, SnatTo};
@@ -67,7 +69,7 @@ pub fn derive_ruleset(desired: &Desired) -> Ruleset {
         .filter_map(|network| {
             let gateway = network.gateway.as_deref()?;
             let bridge = desired.bridge_name(network)?;
-            let uplink = super::segment::uplink_name(desired, network);
+            let uplink = super::gateway::uplink_name(desired, network);
             Some(Side {
                 bridge,
                 gateway,

@@ -177,20 +177,6 @@ pub fn link_names(desired: &Desired, network: &Network) -> Vec<LinkName> {
     names
 }
 
-/// The link that carries the network's segment off the host, by configuration.
-pub fn uplink_name(desired: &Desired, network: &Network) -> Option<LinkName> {
-    let physical = network
-        .segment
-        .physical()
-        .and_then(|name| desired.physical.get(name));
-    match &network.segment {
-        Segment::Local => None,
-        Segment::Flat { .. } => physical.filter(|p| p.bridge.is_none()).and_then(|p| p.interface),
-        Segment::Vlan { vid, .. } => owned::vlan_name(&physical.and_then(vlan_parent)?, *vid).ok(),
-        Segment::Vxlan { vni } => owned::vxlan_name(*vni).ok(),
-    }
-}
-
 /// The device that a physical network's VLAN sub-interfaces ride on: its interface, else its bridge.
 pub(super) fn vlan_parent(physical: &PhysicalNetwork) -> Option<LinkName> {
     physical.interface.or(physical.bridge)

@@ -7,21 +7,52 @@
 //!
 //! Tables come into force by a program (`nft`), so that plan is carried out beside the loop; meanwhile nothing else of this
 //! stage is done. A host without gateways pays one question at each full pass: is anything left of an earlier one?
+//!
+//! Length: one stage whose order is its content, with the state it keeps.
 
 use super::Engine;
 use super::backoff::{self, Fight};
 use super::event::{Action, Failure, FailureClass};
 use super::note::What;
-use super::state::GatewayState;
 use crate::desired::gateway::{HostWant, derive_addresses, derive_host, inexpressible};
 use crate::desired::ruleset::{Ruleset, derive_ruleset};
-use crate::model::{Cidr, Ifindex, LinkName, NetworkId, Time};
+use crate::model::{Cidr, Ifindex, LinkKind, LinkName, NetworkId, Time};
+use crate::observed::Effect;
 use crate::plan::gateway::{Missing, plan_addresses, plan_removal};
 use crate::plan::op::{Flows, Op};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
+
+/// Where a network's gateway half stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayState {
+    Pending { reason: Box<str> },
+    Ready,
+    Failed { error: Box<str>, retry_at: Option<Time> },
+}
+
+impl GatewayState {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            GatewayState::Pending { .. } => "pending",
+            GatewayState::Ready => "ready",
+            GatewayState::Failed { .. } => "failed",
+        }
+    }
+}
+
+impl fmt::Display for GatewayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GatewayState::Ready => Ok(()),
+            GatewayState::Pending { reason } => f.write_str(reason),
+            GatewayState::Failed { error, .. } => f.write_str(error),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub struct Gateways {
@@ -84,16 +115,20 @@ impl Engine {
         self.gateways.dirty = true;
     }
 
-    /// A link came, went or changed; taps concern no gateway.
-    pub(super) fn gateway_link(&mut self, is_tap: bool, cause: CauseId) {
-        if self.gateways.wanted && !is_tap {
-            self.mark_gateways(cause);
-        }
-    }
-
-    /// An address came or went, perhaps one of ours.
-    pub(super) fn gateway_address(&mut self, cause: CauseId) {
-        if self.gateways.wanted || self.observed.own_addresses().next().is_some() {
+    /// A link came, went or changed, or an address, perhaps one of ours. Taps concern no gateway.
+    pub(super) fn gateway_effect(&mut self, effect: &Effect, cause: CauseId) {
+        let concerns = match effect {
+            Effect::Appeared(index) => self
+                .observed
+                .link(*index)
+                .is_some_and(|l| l.kind != LinkKind::Tap),
+            Effect::Changed(link) | Effect::Gone(link) => link.kind != LinkKind::Tap,
+            Effect::Addresses(_) => true,
+            Effect::Same | Effect::Vlans(..) | Effect::Vnis(..) => false,
+        };
+        let address =
+            matches!(effect, Effect::Addresses(_)) && self.observed.own_addresses().next().is_some();
+        if concerns && (self.gateways.wanted || address) {
             self.mark_gateways(cause);
         }
     }

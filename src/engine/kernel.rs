@@ -19,15 +19,13 @@ impl Engine {
     }
 
     pub(super) fn on_effect(&mut self, effect: Effect, cause: CauseId, now: Time) {
+        self.gateway_effect(&effect, cause);
         match effect {
             Effect::Same => {}
             Effect::Appeared(index) => self.on_appeared(index, cause, now),
             Effect::Changed(before) => self.on_changed(&before, cause, now),
             Effect::Gone(link) => self.on_gone(&link, cause, now),
-            Effect::Addresses(_) => {
-                self.on_addresses(cause);
-                self.gateway_address(cause);
-            }
+            Effect::Addresses(_) => self.on_addresses(cause),
             Effect::Vlans(index, vids) => self.on_vlans(index, &vids, cause),
             // Told by our own operations only.
             Effect::Vnis(..) => {}
@@ -39,12 +37,10 @@ impl Engine {
             return;
         };
         let (name, managed) = (link.name, port::is_managed(&self.desired, link));
-        let is_tap = link.kind == LinkKind::Tap;
         if managed {
             self.adopt_tap(index, name, cause, now);
         } else {
             self.mark_watchers(&name, cause);
-            self.gateway_link(is_tap, cause);
         }
     }
 
@@ -60,7 +56,6 @@ impl Engine {
         let left_or_joined = before.master != link.master;
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
-        let is_tap = link.kind == LinkKind::Tap;
         let may_block = blocks_others(before) || blocks_others(link);
         if let Some(tap) = self.taps.get_mut(&index) {
             if let Some(change) = change {
@@ -88,7 +83,6 @@ impl Engine {
         if renamed {
             self.mark_watchers(&before.name, cause);
         }
-        self.gateway_link(is_tap, cause);
         self.mark_watchers(&name, cause);
         self.mark_trunk_of(index, cause);
         if left_or_joined && before.master.is_some() {
@@ -137,7 +131,6 @@ impl Engine {
         }
         self.guard_left(link.index, cause);
         self.sub_interface_gone(link, cause);
-        self.gateway_link(link.kind == LinkKind::Tap, cause);
         self.idle.remove(&link.index);
         self.left_behind.remove(&link.index);
         self.end_waits_for(&link.name);
@@ -249,7 +242,6 @@ impl Engine {
         }
         self.observed.replace_vlans(snapshot.vlans, snapshot.vnis);
         self.recognise_vids();
-        self.doubt_gateways(cause);
         // What the mirror does not hold is read again where it is used.
         for segment in self.segments.values_mut() {
             segment.forwarding = None;
@@ -299,7 +291,6 @@ impl Engine {
         for id in changed {
             self.network_changed(&id, cause, now);
         }
-        self.gateways_told(cause);
         // `[taps]` and mappings: whoever is ours now, and whoever was.
         let known: Vec<(Ifindex, LinkName)> = self
             .observed

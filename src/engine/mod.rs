@@ -189,6 +189,7 @@ impl Engine {
             Event::Snapshot(snapshot) => {
                 self.causes += 1;
                 self.on_snapshot(snapshot, cause, now);
+                self.doubt_gateways(cause);
             }
             Event::SnapshotFailed { error } => {
                 let first = matches!(self.mirror, Mirror::Dumping { first: true, .. });
@@ -210,6 +211,7 @@ impl Engine {
             Event::Desired(desired) => {
                 self.causes += 1;
                 self.replace_desired(*desired, cause, now);
+                self.gateways_told(cause);
             }
             Event::SetNetwork(network) => {
                 self.causes += 1;

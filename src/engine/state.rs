@@ -1,5 +1,7 @@
 //! What the engine remembers of a tap and of a segment.
 
+pub use super::gateway::GatewayState;
+
 use super::backoff::Fight;
 use super::event::Why;
 use super::original::Original;
@@ -254,34 +256,6 @@ impl fmt::Display for SegmentState {
             SegmentState::Idle | SegmentState::Configuring | SegmentState::Ready => Ok(()),
             SegmentState::Pending { reason } | SegmentState::Conflict { reason } => f.write_str(reason),
             SegmentState::Failed { error, .. } => f.write_str(error),
-        }
-    }
-}
-
-/// Where a network's gateway half stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GatewayState {
-    Pending { reason: Box<str> },
-    Ready,
-    Failed { error: Box<str>, retry_at: Option<Time> },
-}
-
-impl GatewayState {
-    pub const fn word(&self) -> &'static str {
-        match self {
-            GatewayState::Pending { .. } => "pending",
-            GatewayState::Ready => "ready",
-            GatewayState::Failed { .. } => "failed",
-        }
-    }
-}
-
-impl fmt::Display for GatewayState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            GatewayState::Ready => Ok(()),
-            GatewayState::Pending { reason } => f.write_str(reason),
-            GatewayState::Failed { error, .. } => f.write_str(error),
         }
     }
 }
