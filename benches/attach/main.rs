@@ -335,7 +335,7 @@ fn measured(attacher: &Attacher, measure: Measure, existing: usize) -> Result<Sa
     unsafe { command.pre_exec(move || entry.enter().map_err(Into::into)) };
     let output = command.spawn().map_err(explain)?.wait_with_output()?;
     wait_for_end_of_world()?;
-    ensure!(output.status.success(), "the measurement failed: {task:?}");
+    ensure!(output.status.success(), "the measurement failed: {measure:?}");
     let line = output.stdout.lines().next().context("no result")??;
     Ok(serde_json::from_str(&line)?)
 }

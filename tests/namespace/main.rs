@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod another_kernel;
 mod kernel;
 mod lifecycle;
 mod live;

@@ -3,12 +3,12 @@
 use crate::support::feature::{Feature, require};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
-use crate::support::world::in_namespace;
+use crate::support::world::{in_namespace, slowness};
 use std::io::{self, Read, Write};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use tapwire::kernel::watch::{Objects, RECEIVE_BUFFER};
 use tapwire::telemetry::record::{Direction, Reader, Recorder};
 use tapwire::telemetry::trace::live::{Format, LiveError, Settings, Summary, follow};
@@ -110,7 +110,16 @@ impl Trace {
 
     /// What the kernel says on its own time (carrier, operational state) has its place in the order too.
     fn wait_for(&self, part: &str) {
-        wait_until(part, PATIENCE, || self.out.text().contains(part));
+        let begin = Instant::now();
+        while !self.out.text().contains(part) {
+            let waited = begin.elapsed();
+            assert!(
+                waited < PATIENCE * slowness(),
+                "{part:?} is not told:\n{}",
+                self.out.text()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Everything the kernel has sent by now is in.
@@ -158,14 +167,15 @@ fn life(host: &Host, trace: &Trace) {
     host.ip("link set tap0 mtu 1400");
     host.ip("link set tap0 master br0");
     host.ip("link set tap0 up");
-    trace.wait_for("operstate down -> up");
+    // From down, or (6.1) from unknown.
+    trace.wait_for(" -> up (foreign)");
     host.run("bridge link set dev tap0 isolated on");
     host.run("bridge fdb add 02:00:00:00:00:07 dev tap0 master static");
     host.run("bridge fdb del 02:00:00:00:00:07 dev tap0 master");
     host.ip("link set tap0 alias blue");
-    host.ip("link set tap0 name tap9");
+    host.rename("tap0", "tap9");
     host.ip("link set tap9 nomaster");
-    trace.wait_for("operstate up -> down");
+    trace.wait_for("operstate up -> ");
     host.ip("address add 10.9.0.1/24 dev br0");
     host.ip("route add 10.10.0.0/16 via 10.9.0.2");
     host.ip("route replace 10.10.0.0/16 via 10.9.0.3");
@@ -194,9 +204,33 @@ fn a_life_of_taps_bridges_addresses_routes_and_entries_is_told_line_by_line() {
         let trace = Trace::start(Options::default());
         life(&host, &trace);
         let (text, summary, _) = trace.finish();
-        assert_eq!(stable(&text), include_str!("trace/life.txt"), "\n{text}");
+        match Feature::VlanFiltering.probe() {
+            Err(_) => assert_eq!(stable(&text), include_str!("trace/life.txt"), "\n{text}"),
+            // 6.1 with VLAN filtering: another order, entries for VLAN 1, and a bridge's carrier when it pleases.
+            Ok(()) => assert_eq!(
+                without_carrier(&stable(&text)),
+                without_carrier(include_str!("trace/life-6.1.txt")),
+                "\n{text}"
+            ),
+        }
         assert_eq!((summary.losses, summary.undecodable), (0, 0));
     });
+}
+
+/// Without what the kernel says of a bridge's carrier.
+fn without_carrier(text: &str) -> String {
+    let kept = |line: &str| match line.split_once("change link br0#2 bridge flags") {
+        Some((_, flags)) => {
+            let flags = flags.split(", operstate").next().unwrap_or_default();
+            let flags = flags
+                .replace(" +running", "")
+                .replace(" -running", "")
+                .replace(" (foreign)", "");
+            (!flags.is_empty()).then(|| format!("bridge{flags}\n"))
+        }
+        None => Some(format!("{line}\n")),
+    };
+    text.lines().filter_map(kept).collect()
 }
 
 /// Object, whether it is a removal, device.

@@ -16,6 +16,8 @@ const CHILD: &str = "TAPWIRE_TEST_CHILD";
 const REQUIRE_ALL: &str = "TAPWIRE_REQUIRE_ALL";
 /// Set by `tests/rigs/vmrun` in the guest, to the machine's kind.
 const VM: &str = "TAPWIRE_VM";
+/// The whole suite in a virtual machine: 10 minutes on an idle processor, three times that on a shared one.
+const SUITE_SECONDS: &str = "2400";
 /// A test that hangs is killed by its own alarm after this many seconds, times `slowness`.
 const ALARM_SECONDS: u32 = 120;
 const SKIP_MARK: &str = "tapwire-test skip: ";
@@ -150,6 +152,42 @@ fn run_in_vm(vmrun: &Path, name: &str) -> Output {
         .stdin(Stdio::null())
         .output()
         .expect("run tests/rigs/vmrun")
+}
+
+/// Runs all tests of this binary but those of `module` in one virtual machine. Nothing to do inside of it.
+pub fn all_in_vm(module: &str) {
+    let name = module.split_once("::").map_or(module, |(_crate, rest)| rest);
+    if in_vm() {
+        return;
+    }
+    let Some(vmrun) = vmrun() else {
+        return skip(
+            name,
+            "user-mode-linux is not installed (with kmod: apt-get install user-mode-linux kmod)",
+        );
+    };
+    let output = Command::new(vmrun)
+        .args(["-k", "uml", "-m", "1500", "-t", SUITE_SECONDS, "--"])
+        .arg(std::env::current_exe().expect("the test binary's own path"))
+        .args(["--skip", name])
+        .stdin(Stdio::null())
+        .output()
+        .expect("run tests/rigs/vmrun");
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Libtest's own summary would be counted twice.
+    let summary = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("test result: "));
+    let summary = summary.unwrap_or("no result");
+    assert!(
+        output.status.success(),
+        "under the other kernel: {summary}: {}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Not through `println!`, which libtest captures.
+    let _ = writeln!(io::stderr(), "under the other kernel: {summary}");
 }
 
 /// The virtual machine's runner, if the machine is installed.

@@ -50,8 +50,9 @@ pub fn port_vlans(af_spec: &[u8]) -> Result<PortVlans, Malformed> {
                 let begin = tunnel_begin.take().filter(|_| flags & RANGE_END != 0);
                 let (first, first_vni) = begin.unwrap_or((raw, vni));
                 for (raw, vni) in (first..=raw).zip(first_vni..) {
-                    // Told behind its VLAN.
-                    if let Some(row) = rows.iter_mut().find(|row| row.vid.get() == raw) {
+                    // Told behind all VLANs, which come in order.
+                    let at = rows.binary_search_by_key(&raw, |row| row.vid.get());
+                    if let Some(row) = at.ok().and_then(|at| rows.get_mut(at)) {
                         row.vni = Vni::new(i64::from(vni)).ok();
                     }
                 }

@@ -118,7 +118,9 @@ fn names_device(line: &str, device: &str) -> bool {
 }
 
 fn comparable(line: &str, device: &str) -> String {
-    let words = line.split_whitespace().filter(|word| *word != "linkdown");
+    let words = line
+        .split_whitespace()
+        .filter(|word| !matches!(*word, "linkdown" | "tentative"));
     let words: Vec<String> = words
         .map(|word| match word.strip_suffix("sec").map(str::parse::<u64>) {
             Some(Ok(seconds)) => format!("{}sec", seconds / 100 * 100),
