@@ -129,14 +129,17 @@ pub fn entry_of(set: Set, key: &[u8], end: Option<&[u8]>) -> Option<(Ifindex, En
         Set::Macs | Set::Ipv4 | Set::Ipv4Ranges | Set::Ipv6 | Set::Ipv6Ranges => None,
     };
     if let Some(entry) = alone {
-        return Some((index, entry));
+        return rest.is_empty().then_some((index, entry));
     }
     let (mac, ip) = rest.split_first_chunk::<8>()?;
     let mac = Mac::from_slice(mac.get(..6)?)?;
     if set == Set::Macs {
-        return Some((index, Entry::Mac(mac)));
+        return ip.is_empty().then_some((index, Entry::Mac(mac)));
     }
     let ip = ip_of(ip)?;
+    if ip.is_ipv4() != matches!(set, Set::Ipv4 | Set::Ipv4Ranges) {
+        return None;
+    }
     if !set.is_interval() {
         return Some((index, Entry::Address(mac, ip)));
     }
@@ -164,4 +167,66 @@ fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes)
         .ok()
         .map(|six| Ipv6Addr::from(six).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::Attributes as Read;
+
+    fn value(element: &[u8], kind: u16) -> Option<Vec<u8>> {
+        let data = Read::new(element).flatten().find(|(found, _)| *found == kind)?.1;
+        Read::new(data).flatten().next().map(|(_, value)| value.to_vec())
+    }
+
+    #[test]
+    fn every_entry_is_read_back_as_it_was_written() {
+        let index = Ifindex::new(0x0102_0304).unwrap();
+        let mac = Mac::new([0xfa, 0x16, 0x3e, 0, 0, 5]);
+        for entry in [
+            Entry::Port,
+            Entry::FreeMac,
+            Entry::FreeAddresses,
+            Entry::Trunk,
+            Entry::Mac(mac),
+            Entry::Address(mac, "10.0.0.5".parse().unwrap()),
+            Entry::Address(mac, "2001:db8::5".parse().unwrap()),
+            Entry::Range(Some(mac), "10.0.0.0/8".parse().unwrap()),
+            Entry::Range(None, "0.0.0.0/0".parse().unwrap()),
+            Entry::Range(None, "10.0.0.5/32".parse().unwrap()),
+            Entry::Range(Some(mac), "::/0".parse().unwrap()),
+            Entry::Range(Some(mac), "2001:db8::/61".parse().unwrap()),
+        ] {
+            let mut bytes = Vec::new();
+            element(index, entry, &mut Attributes::new(&mut bytes));
+            let key = value(&bytes, NFTA_SET_ELEM_KEY).unwrap();
+            let end = value(&bytes, NFTA_SET_ELEM_KEY_END);
+            let set = table::set_of(&entry);
+            assert_eq!(
+                entry_of(set, &key, end.as_deref()),
+                Some((index, entry)),
+                "{entry:?}"
+            );
+            // Nothing that is cut off or longer is taken for one.
+            for length in 0..key.len() {
+                let cut = entry_of(set, &key[..length], end.as_deref());
+                assert_eq!(cut, None, "{entry:?} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_that_we_never_write_are_nobodys() {
+        let key = |mac: u8, ip: [u8; 4]| [&[0, 0, 0, 7, 0, 0, 0, 0, 0, mac, 0, 0][..], &ip].concat();
+        let (first, odd) = (key(1, [10, 0, 0, 1]), key(1, [10, 0, 0, 3]));
+        assert_eq!(entry_of(Set::Ipv4Ranges, &first, Some(&odd)), None, "no prefix");
+        let macs = key(5, [10, 0, 0, 1]);
+        assert_eq!(
+            entry_of(Set::Ipv4Ranges, &first, Some(&macs)),
+            None,
+            "a range of MACs"
+        );
+        assert_eq!(entry_of(Set::Ipv4Ranges, &first, None), None, "no end");
+        assert_eq!(entry_of(Set::Ports, &[0; 4], None), None, "no port");
+    }
 }

@@ -235,3 +235,33 @@ fn element_of(set: Set, element: &[u8]) -> Result<Option<Element>, Malformed> {
     let end = value(element::NFTA_SET_ELEM_KEY_END)?;
     Ok(element::entry_of(set, key, end))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_may_say_more_than_asked_but_not_less_or_otherwise() {
+        let object = |name: &str, more: bool, list: &[u32]| {
+            written(|a| {
+                if more {
+                    a.number(9, 1);
+                }
+                a.text(1, name);
+                a.nest(2, |nest| {
+                    for number in list {
+                        nest.nest(1, |item| item.number(1, *number));
+                    }
+                });
+            })
+        };
+        let want = object("ports", false, &[1, 2]);
+        assert!(says(&want, &want));
+        assert!(says(&object("ports", true, &[1, 2]), &want));
+        assert!(!says(&want, &object("ports", true, &[1, 2])));
+        assert!(!says(&object("macs", false, &[1, 2]), &want));
+        for list in [&[1][..], &[2, 1], &[1, 2, 3], &[]] {
+            assert!(!says(&object("ports", false, list), &want), "{list:?}");
+        }
+    }
+}
