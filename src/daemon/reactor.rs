@@ -7,8 +7,7 @@
 
 use super::convert;
 use super::observe::Observer;
-use super::policy::Policy;
-use super::policy::reload::Load;
+use super::policy::{Policy, reload::Load};
 use super::sources::{self, Told};
 use super::waiters::Waiters;
 use super::{Error, notify, report};
@@ -161,12 +160,11 @@ impl Reactor {
                 continue;
             }
             let now = self.now();
-            let policy = self.policy.next_deadline();
             let deadline = self
                 .engine
                 .next_deadline()
                 .into_iter()
-                .chain(policy)
+                .chain(self.policy.next_deadline())
                 .min()
                 .map(|at| at.since(now));
             // Every arm is cancel-safe: readiness, channel and signals lose nothing when dropped; sleeps are made anew.

@@ -98,6 +98,7 @@ impl Reactor {
             });
         }
         context.reason = reason(question.why);
+        self.policy.tag(&mut context, question.network.as_ref());
         let ticket = question.ticket;
         self.policy.ask(Subject::Tap(index.get()), hook, ticket, context);
     }
@@ -195,12 +196,31 @@ impl Reactor {
         self.policy
             .decisions
             .insert((reply.key.clone(), reply.hook), reply.decision.clone());
+        let tags = &decided.verdict.tags;
+        let retagged = self.policy.tags.get(&id).unwrap_or(&BTreeMap::new()) != tags;
+        let users = self.engine.segment(&id).map(|segment| segment.users.iter());
+        let taps: Vec<Ifindex> = users
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|_| retagged)
+            .collect();
+        if tags.is_empty() {
+            self.policy.tags.remove(&id);
+        } else if retagged {
+            self.policy.tags.insert(id.clone(), tags.clone());
+        }
         let event = Event::NetworkVerdict {
             network: id,
             ticket: reply.seq,
             verdict: Box::new(verdict),
         };
         self.engine.handle(event, now);
+        if !taps.is_empty() {
+            // Their answers may have been made without the tags.
+            let networks = Vec::new();
+            self.engine.handle(Event::Invalidate { taps, networks }, now);
+        }
     }
 
     pub(in crate::daemon) fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {

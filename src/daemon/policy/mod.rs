@@ -60,6 +60,8 @@ pub struct Policy {
     questions: BTreeMap<Ifindex, Question>,
     /// Tickets of networks' questions.
     networks: BTreeMap<NetworkId, u64>,
+    /// What `network` hooks said for the ports' `ctx.network.tags`; only networks with tags.
+    tags: BTreeMap<NetworkId, BTreeMap<String, String>>,
     said: BTreeMap<Ifindex, Vec<Said>>,
     /// Replies that needed no script: handled after the engine has finished its turn.
     ready: VecDeque<Reply>,
@@ -115,6 +117,7 @@ impl Policy {
         self.host = None;
         self.questions.clear();
         self.networks.clear();
+        self.tags.clear();
         self.said.clear();
         self.ready.clear();
         self.again.clear();
@@ -142,6 +145,15 @@ impl Policy {
         match &mut self.host {
             Some(host) => host.recv().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Puts the network's tags into the context of a question about a tap.
+    fn tag(&self, context: &mut Context, network: Option<&NetworkId>) {
+        if let Some(tags) = network.and_then(|id| self.tags.get(id))
+            && let Some(network) = &mut context.network
+        {
+            Arc::make_mut(network).tags.clone_from(tags);
         }
     }
 

@@ -3,11 +3,11 @@
 use super::super::reactor::Reactor;
 use super::{Again, facts};
 use crate::engine::event::Event;
-use crate::engine::note::{Note, What};
-use crate::engine::state::PortState;
+use crate::engine::note::{Note, TapChange, What};
+use crate::engine::state::{PortLabel, PortState};
 use crate::model::{LinkName, NamePattern};
-use crate::policy::api::context::AttachResult;
-use crate::policy::api::{Decision, Hook, Subject};
+use crate::policy::api::context::{AttachResult, Difference};
+use crate::policy::api::{Context, Decision, Hook, Subject};
 use std::sync::Arc;
 
 impl Reactor {
@@ -107,19 +107,49 @@ impl Reactor {
                 self.policy.again.remove(&Again::Tap(port.index));
                 (port, Hook::Detached, None)
             }
-            What::TapChanged { port, .. } => (port, Hook::Observe, None),
+            What::TapChanged { port, change } => {
+                let attached = self.engine.tap(port.index).is_some_and(|t| t.attach_us.is_some());
+                let diff = difference(change);
+                if attached && !diff.is_empty() {
+                    self.tell_hook(port, Hook::Drift, |context| context.diff = diff);
+                }
+                (port, Hook::Observe, None)
+            }
             _ => return,
         };
+        self.tell_hook(port, hook, |context| context.result = result);
+    }
+
+    fn tell_hook(&mut self, port: &PortLabel, hook: Hook, add: impl FnOnce(&mut Context)) {
         if !self.policy.has(hook) {
             return;
         }
         let facts = Arc::clone(&self.policy.facts);
         let context = facts::of_port(&self.engine, port.index, hook, port.network.as_ref(), &facts);
         let mut context = context.unwrap_or_default();
-        context.result = result;
+        self.policy.tag(&mut context, port.network.as_ref());
+        add(&mut context);
         self.policy.seq += 1;
         let seq = self.policy.seq;
         self.policy
             .ask(Subject::Tap(port.index.get()), hook, seq, context);
     }
+}
+
+/// What somebody changed and what is put right again: bridge and MTU. A link that is set down is left so.
+fn difference(change: &TapChange) -> Vec<Difference> {
+    let name = |link: Option<LinkName>| link.map_or_else(|| "none".to_owned(), |l| l.to_string());
+    let row = |field: &str, have: String, want: String| Difference {
+        field: field.to_owned(),
+        have: Some(have.into()),
+        want: Some(want.into()),
+        ..Difference::default()
+    };
+    let master = change
+        .master
+        .map(|(before, now)| row("master", name(now), name(before)));
+    let mtu = change
+        .mtu
+        .map(|(before, now)| row("mtu", now.to_string(), before.to_string()));
+    master.into_iter().chain(mtu).collect()
 }

@@ -2,6 +2,8 @@
 //! authors are promised beyond verdicts.
 
 mod hostile;
+mod promises;
+mod readme;
 mod shipped;
 
 use crate::support::daemon::Daemon;

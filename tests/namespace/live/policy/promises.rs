@@ -1,0 +1,128 @@
+//! What plugin authors are promised beyond verdicts: timers, tags, being told of drift, being asked again.
+
+use super::super::detail;
+use super::policy;
+use crate::support::daemon::Daemon;
+use crate::support::feature::{Feature, require};
+use crate::support::host::Host;
+use crate::support::wait::wait_until;
+use crate::support::world::in_namespace;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+const SITE: &str = r#"
+[daemon]
+prune_after = "never"
+[taps]
+match = ["tap*"]
+[[network]]
+id = "blue"
+network_type = "local"
+[[port]]
+tap = "tap*"
+network = "blue"
+"#;
+
+fn with_plugin(host: &Host, text: &str) -> Daemon {
+    let daemon = host.daemon(SITE);
+    daemon.write_file("site.lua", text);
+    let file = daemon.path("site.lua").to_string_lossy().into_owned();
+    daemon.reload(&format!("{SITE}{}", policy(&[file], "")));
+    wait_until("the plugin is loaded", SOON, || {
+        daemon.json(&["policy", "status"])["plugins"]
+            .as_array()
+            .map(Vec::len)
+            == Some(1)
+    });
+    daemon
+}
+
+#[test]
+fn tags_of_a_network_reach_its_ports() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugin(
+            &host,
+            "return { api = 1, network = function() return { tags = { tier = 'gold' } } end,\n\
+             port = function(ctx) return { alias = ctx.network.tags.tier } end }",
+        );
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "attached");
+        wait_until("the alias is the tag", SOON, || {
+            detail(&host, "tap0", "ifalias") == "gold"
+        });
+    });
+}
+
+#[test]
+fn drift_is_told_with_what_is_and_what_shall_be() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugin(
+            &host,
+            "return { api = 1, drift = function(ctx, diff)\n\
+             for _, row in ipairs(diff) do\n\
+             host.log.info('drift of ' .. ctx.link.name .. ': ' .. row.field .. ' ' .. row.have .. ' not ' .. row.want)\n\
+             end end }",
+        );
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "attached");
+        host.ip("link set tap0 nomaster");
+        wait_until("the plugin was told", SOON, || {
+            daemon
+                .log_text()
+                .contains("drift of tap0: master none not brqblue")
+        });
+        host.wait_attached("tap0", "brqblue");
+    });
+}
+
+#[test]
+fn timers_run_from_the_start_and_can_have_taps_asked_about_again() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let mut daemon = with_plugin(
+            &host,
+            "return { api = 1, every = '1s', tick = function() return { invalidate = { taps = { 'tap*' } } } end,\n\
+             port = function(ctx) return { alias = ctx.reason } end }",
+        );
+        // A start, not a reload: what runs from the beginning.
+        daemon.stop();
+        daemon.start();
+        daemon.wait_in_sync();
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "attached");
+        wait_until("the tap was asked about again", SOON, || {
+            detail(&host, "tap0", "ifalias") == "invalidate"
+        });
+    });
+}
+
+#[test]
+fn a_network_whose_plugin_fails_waits_and_is_asked_about_again() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let mut daemon = with_plugin(
+            &host,
+            "return { api = 1, network = function(ctx)\n\
+             if ctx.reason == 'invalidate' then return nil end\n\
+             error('not yet')\nend }",
+        );
+        // The changed file is noticed a moment later too; a rehearsal that fails is refused.
+        daemon.expect_error("plugins refused");
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "pending");
+        let reason = super::super::reason(&daemon, "tap0");
+        assert!(
+            reason.contains("waits for plugin site: hook network") && reason.contains("not yet"),
+            "{reason}"
+        );
+        assert!(host.link("brqblue").is_none());
+        // After a second it is asked again, and the answer is none: the network is made.
+        host.wait_attached("tap0", "brqblue");
+    });
+}
