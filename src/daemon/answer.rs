@@ -184,7 +184,7 @@ impl Reactor {
         self.engine
             .desired()
             .networks()
-            .map(|n| rows::network(&self.engine, n))
+            .map(|n| self.network_row(n))
             .collect()
     }
 
@@ -216,7 +216,7 @@ impl Reactor {
             .taps()
             .filter(|(_, tap)| tap.intent.network() == Some(&network.id));
         Ok(NetworkDetail {
-            row: rows::network(&self.engine, network),
+            row: self.network_row(network),
             origin: sources::network_origin(&self.config, &network.id)
                 .unwrap_or("network add")
                 .to_owned(),

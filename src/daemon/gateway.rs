@@ -197,3 +197,11 @@ async fn send(mut queued: mpsc::UnboundedReceiver<Announcement>) {
         tokio::time::sleep(AGAIN).await;
     }
 }
+
+/// Never ends without a table of ours.
+pub(super) async fn readable(nft: &Option<NftMonitor>) -> Result<(), crate::kernel::Error> {
+    match nft {
+        Some(nft) => nft.readable().await,
+        None => std::future::pending().await,
+    }
+}

@@ -80,6 +80,7 @@ pub struct Reactor {
     jobs: JoinSet<Continuation>,
     /// Tables, announcements.
     pub(super) beside: super::gateway::Beside,
+    pub(super) services: super::service::Services,
     ready: bool,
 }
 
@@ -133,6 +134,7 @@ impl Reactor {
             policy_loading: false,
             jobs: JoinSet::new(),
             beside: super::gateway::Beside::default(),
+            services: super::service::Services::default(),
             ready: false,
         })
     }
@@ -172,8 +174,9 @@ impl Reactor {
                 biased;
                 ready = self.links.readable() => ready?,
                 ready = self.addresses.readable() => ready?,
-                ready = readable(&self.nft) => ready?,
+                ready = super::gateway::readable(&self.nft) => ready?,
                 reply = self.policy.reply() => self.on_reply(reply),
+                event = self.services.event() => self.on_service(event),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.finish_job(done),
                 Some(request) = commands.recv() => self.answer(request),
                 _ = terminate.recv() => break,
@@ -262,6 +265,7 @@ impl Reactor {
         }
         self.run_policy_timers();
         self.hand_out_notes();
+        self.look_at_services();
         // Notes may have asked hooks that answer at once, timers may have made keys dirty.
         Ok(!self.take_replies() && self.engine.dirty_keys() == 0)
     }
@@ -335,6 +339,7 @@ impl Reactor {
 
     fn hand_out_notes(&mut self) {
         for note in self.engine.take_notes() {
+            self.services.note(&note.what);
             report::log(&note);
             self.observer.note(&note);
             self.tell_policy(&note);
@@ -369,14 +374,6 @@ fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
 
 fn listen(kind: SignalKind) -> Result<Signal, Error> {
     signal(kind).map_err(Error::Runtime)
-}
-
-/// Never ends without a table of ours.
-async fn readable(nft: &Option<NftMonitor>) -> Result<(), crate::kernel::Error> {
-    match nft {
-        Some(nft) => nft.readable().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Never ends without a watch.

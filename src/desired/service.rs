@@ -3,7 +3,9 @@
 //! Everything comes from the configuration alone (the network's gateway, the ports mapped to it): a tap that comes or
 //! goes changes nothing here.
 
-use crate::model::{LinkName, Mac};
+use super::Desired;
+use crate::model::gateway::Router;
+use crate::model::{LinkName, Mac, Mtu, Network};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -61,6 +63,78 @@ pub struct Reservation {
     /// At most one of IPv4 (nova's rule: the first), any number of IPv6.
     pub addresses: Vec<IpAddr>,
     pub hostname: Option<Box<str>>,
+}
+
+/// What a network's gateway asks for; none without DHCP and router advertisements.
+pub fn derive_service(desired: &Desired, network: &Network) -> Option<ServiceWant> {
+    let gateway = network.gateway.as_deref()?;
+    if gateway.dhcp.is_none() && gateway.ra.is_none() {
+        return None;
+    }
+    let asked = gateway.dhcp.clone().unwrap_or_default();
+    let prefixes = gateway.addresses.iter().map(|own| ServedPrefix {
+        address: own.address(),
+        length: own.length(),
+        ranges: asked
+            .ranges
+            .iter()
+            .filter(|range| own.contains(range.first))
+            .map(|range| (range.first, range.last))
+            .collect(),
+        dhcp: gateway.dhcp.is_some(),
+    });
+    let routes = asked
+        .routes
+        .iter()
+        .filter_map(|route| match route.destination.address() {
+            IpAddr::V4(destination) => Some((destination, route.destination.length(), route.via)),
+            IpAddr::V6(_) => None,
+        });
+    let reservations = desired
+        .mappings()
+        .filter(|m| m.network == network.id)
+        .filter_map(|mapping| {
+            let name = match &mapping.id {
+                Some(id) => id.to_string(),
+                None => super::port::selector_text(&mapping.tap),
+            };
+            let served = mapping
+                .addresses
+                .iter()
+                .filter(|ip| gateway.holding(**ip).is_some());
+            Some((
+                name.into(),
+                Reservation {
+                    mac: mapping.mac?,
+                    addresses: served.copied().collect(),
+                    hostname: mapping.hostname.as_ref().map(|name| name.as_str().into()),
+                },
+            ))
+        });
+    Some(ServiceWant {
+        interface: desired.bridge_name(network)?,
+        prefixes: prefixes.collect(),
+        lease_time: asked.lease_time,
+        dns_servers: asked.dns_servers.clone(),
+        domain: asked.domain.as_ref().map(|domain| domain.as_str().into()),
+        mtu: asked.mtu.or(network.mtu).map(Mtu::get),
+        router: match asked.router {
+            Router::Host => gateway.first4().and_then(|own| match own.address() {
+                IpAddr::V4(own) => Some(own),
+                IpAddr::V6(_) => None,
+            }),
+            Router::Other(router) => Some(router),
+            Router::None => None,
+        },
+        routes: routes.collect(),
+        advertise: gateway.ra.map(|ra| Advertise {
+            slaac: ra.slaac,
+            interval: ra.interval,
+            lifetime: ra.lifetime,
+        }),
+        authoritative: !gateway.share_dhcp_address,
+        reservations: without_duplicates(reservations),
+    })
 }
 
 /// Drops what cannot be served twice: of several IPv4 addresses of one machine the first counts, of several machines

@@ -5,7 +5,9 @@
 
 use crate::support::daemon::Daemon;
 use crate::support::feature::{Feature, require};
+use crate::support::guest::Guest;
 use crate::support::host::Host;
+use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -228,8 +230,51 @@ fn a_removed_network_leaves_nothing_behind() {
         daemon.reload(&with);
         daemon.wait_network("blue", "ready");
         daemon.kill();
+        // A tap that nobody maps stays where it is, and its bridge with it.
+        host.ip("link del tap0-1");
         daemon.write_configuration(NOTHING);
         daemon.start();
         wait_for(&host, &before);
+    });
+}
+
+#[test]
+fn a_machine_gets_its_reservation_and_names_from_the_networks_own_server() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Nat,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc")
+        );
+        let (host, _internet) = host_and_internet();
+        let machine =
+            "mac = \"52:54:00:00:00:05\"\naddresses = [\"10.0.0.5\"]\nhostname = \"web-1\"\n[network.dhcp]";
+        let (port, dhcp) = machine
+            .split_once("[network.dhcp]")
+            .map(|(a, _)| (a, "[network.dhcp]\ndns_servers = []\ndomain = \"blue.example\""))
+            .unwrap();
+        let text = blue("", "snat = true", "")
+            .replace("network = \"blue\"\n", &format!("network = \"blue\"\n{port}"));
+        let text = text.replace("[[port]]", &format!("{dhcp}\n[[port]]"));
+        let daemon = Daemon::spawn(&host, &text);
+        let guest = Guest::start(&host, "tap0-1", "52:54:00:00:00:05");
+        daemon.wait_port("tap0-1", "attached");
+        daemon.wait_network("blue", "ready");
+        let mut lease = None;
+        wait_until("a lease", SOON, || {
+            lease = guest.dhcp4(&[]);
+            lease.is_some()
+        });
+        assert_eq!(lease.unwrap().get("ip"), Some("10.0.0.5"));
+        assert_eq!(
+            guest.resolve("web-1.blue.example", "10.0.0.1".parse().unwrap()),
+            ["10.0.0.5".parse::<IpAddr>().unwrap()]
+        );
+        // Without the network there is no server.
+        daemon.reload(NOTHING);
+        wait_until("no server is left", SOON, || {
+            !host.run("ps -eo args").contains("dnsmasq")
+        });
     });
 }
