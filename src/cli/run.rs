@@ -4,11 +4,12 @@ use super::LogFormat;
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use crate::daemon;
+use crate::telemetry::log::{self, Form};
 use std::io::Write;
 
 /// Run the daemon in the foreground
 ///
-/// Logs to stderr. Under systemd it says READY=1 when every source and the kernel have been read and the first pass
+/// Logs to stderr, or to the journal with every field apart when systemd has connected stderr to it. Under systemd it says READY=1 when every source and the kernel have been read and the first pass
 /// is done. SIGHUP reads the configuration again. SIGTERM stops at once and leaves every port attached.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,25 +24,14 @@ pub struct Args {
     log: String,
 }
 
-fn init_log(format: LogFormat, level: tracing_subscriber::filter::Targets) {
-    use tracing_subscriber::prelude::*;
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let layer = match format {
-        LogFormat::Text => layer
-            .with_ansi(super::output::colour(&std::io::stderr()))
-            .with_filter(level)
-            .boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_filter(level).boxed(),
-    };
-    tracing_subscriber::registry().with(layer).init();
-}
-
 pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
-    let level: tracing_subscriber::filter::Targets = args
+    let levels = args
         .log
         .parse()
-        .map_err(|e| Failure::usage(format!("--log: {e}")))?;
-    init_log(context.global.log_format, level);
+        .map_err(|e| Failure::usage(format!("--log: {e}")).hint("for example info,engine=debug"))?;
+    let form = Form::detect(context.global.log_format == LogFormat::Json);
+    // Kept until the end: it sends what is left of the spans.
+    let _guard = log::init(form, levels).map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     let start = daemon::Start {
         config: context.config_path(),
         socket: context.global.socket.clone(),

@@ -239,6 +239,22 @@ impl Observer {
     }
 }
 
+/// The kernel's answer to each operation, as a span that took as long. They are told when all are in.
+pub(super) fn answers(done: &Done) {
+    let mut ago_us: u64 = done.results.iter().map(|r| u64::from(r.elapsed_us)).sum();
+    for (step, result) in done.plan.steps.iter().zip(&done.results) {
+        let elapsed_us = u64::from(result.elapsed_us);
+        ago_us -= elapsed_us;
+        let error = result
+            .outcome
+            .as_ref()
+            .err()
+            .map_or("", |failure| failure.message.as_str());
+        tracing::debug_span!(target: "kernel::tx", "op", op = step.op.name(), line = %step.op, elapsed_us, ago_us, error)
+            .in_scope(|| {});
+    }
+}
+
 impl Reactor {
     pub(super) fn history(&self, limit: usize) -> Vec<Value> {
         let skip = self.observer.flight.len().saturating_sub(limit);

@@ -4,9 +4,11 @@
 //! of its actions, hand out its notes; then, if nothing is left to do, sleep until the kernel, a client, a signal or a
 //! deadline wakes it. Netlink requests are answered inside the system call that sends them, so carrying out an action
 //! is two system calls and no waiting. No policy code runs here, no file is read between an event and its attach.
+//!
+//! Length: one struct and the turn of its loop; what an answer, a note or a reply leads to is in the files beside it.
 
 use super::convert;
-use super::observe::Observer;
+use super::observe::{self, Observer};
 use super::policy::{Policy, reload::Load};
 use super::sources::{self, Told};
 use super::waiters::Waiters;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::field::Empty;
 
 /// Datagrams read in one go: enough for a burst, few enough that actions get their turn.
 const READ_BUDGET: usize = 512;
@@ -248,7 +251,7 @@ impl Reactor {
         }
         let mut acted = 0;
         while acted < self.action_budget {
-            let Some(action) = self.engine.poll_action(self.now()) else {
+            let Some(action) = self.decide() else {
                 break;
             };
             self.carry_out(action).await;
@@ -285,6 +288,16 @@ impl Reactor {
             .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
     }
 
+    fn decide(&mut self) -> Option<Action> {
+        let span = tracing::debug_span!(target: "engine", "decide", cause = Empty, key = Empty).entered();
+        let action = self.engine.poll_action(self.now());
+        if let Some(Action::Execute(plan)) = &action {
+            span.record("cause", plan.cause.0);
+            span.record("key", tracing::field::debug(&plan.key));
+        }
+        action
+    }
+
     async fn carry_out(&mut self, action: Action) {
         let event = match action {
             Action::Execute(plan) if super::gateway::is_beside_the_loop(&plan) => {
@@ -296,11 +309,20 @@ impl Reactor {
                         tracing::error!(target: "plan", %fault, "plan breaks a rule");
                     }
                 }
-                let done = convert::execute(&mut self.executor, plan);
+                let done = {
+                    let _span =
+                        tracing::debug_span!(target: "kernel::tx", "operations", cause = plan.cause.0)
+                            .entered();
+                    let done = convert::execute(&mut self.executor, plan);
+                    observe::answers(&done);
+                    done
+                };
                 let now = self.now();
                 self.observer.plan(&done, &self.engine, now);
                 self.queue_for_gateways(&done);
-                Event::Done(done)
+                let _span = tracing::debug_span!(target: "engine", "acknowledge", cause = done.plan.cause.0)
+                    .entered();
+                return self.engine.handle(Event::Done(done), self.now());
             }
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
@@ -359,9 +381,20 @@ impl Reactor {
 fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
     let at = |received: Instant| Time::ZERO.plus(received.saturating_duration_since(base));
     match event {
-        RxEvent::Message { received, change, .. } => {
+        RxEvent::Message {
+            received,
+            change,
+            message,
+        } => {
             if let Some(change) = convert::change(change) {
+                let span =
+                    tracing::debug_span!(target: "kernel::rx", "receive", cause = Empty, bytes = Empty)
+                        .entered();
                 engine.handle(Event::Kernel(change), at(received));
+                if !span.is_disabled() {
+                    span.record("cause", engine.last_cause().0);
+                    span.record("bytes", message.raw.len());
+                }
             }
         }
         RxEvent::Undecodable { received, source, .. } => {

@@ -370,6 +370,11 @@ impl Engine {
         [stale, timer, prune].into_iter().flatten().min()
     }
 
+    /// The number of the last event that may have consequences: the cause of what follows from it.
+    pub fn last_cause(&self) -> CauseId {
+        CauseId(self.causes)
+    }
+
     /// How many notes wait to be taken.
     pub fn pending_notes(&self) -> usize {
         self.notes.len()

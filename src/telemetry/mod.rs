@@ -6,8 +6,12 @@
 
 pub mod clock;
 pub mod explain;
+mod fields;
 pub mod flight;
+pub mod journal;
 pub mod log;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod record;
 pub mod trace;

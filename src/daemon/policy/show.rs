@@ -37,6 +37,9 @@ impl Reactor {
                     .tap(index)
                     .map(|t| t.name.to_string())
                     .unwrap_or_default();
+                tracing::debug_span!(target: "policy", "hook", cause, ifindex = index.get(), ifname = name, plugin = %step.plugin,
+                    hook = reply.hook.word(), verdict, elapsed_us = step.elapsed_us)
+                .in_scope(|| {});
                 self.observer.policy_step(
                     now,
                     cause,

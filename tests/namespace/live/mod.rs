@@ -11,6 +11,7 @@ mod explain;
 mod flat;
 mod gateway;
 mod guard;
+mod log;
 mod overrun;
 mod policy;
 mod reload;
