@@ -77,9 +77,16 @@
 ---@field error? string The kernel's words.
 ---@field elapsed_us integer From the kernel's announcement to the last acknowledgement. Whole number.
 
+---@class tapwire.Lease
+---@field what string "added", "changed" or "ended".
+---@field address string IPv4 or IPv6 address.
+---@field mac? string The client's MAC address; DHCPv6 does not always show it.
+---@field hostname? string The client's name in DNS.
+---@field expires_in? integer Seconds that are left; absent: for ever, or ended. Whole number.
+
 ---@class tapwire.Context
 ---@field api integer API version. Whole number.
----@field hook "resolve"|"network"|"port"|"admit"|"attached"|"detached"|"drift"|"observe"|"tick" The hook that is called.
+---@field hook "resolve"|"network"|"port"|"admit"|"attached"|"detached"|"drift"|"lease"|"observe"|"tick" The hook that is called.
 ---@field gen integer Generation of the policy. Whole number.
 ---@field now number Unix time in seconds, when the question was asked; the only clock.
 ---@field seq integer Number of the question. Whole number.
@@ -95,6 +102,7 @@
 ---@field tags? table<string, string> Tags decided by earlier plugins of the chain.
 ---@field plan? tapwire.Plan `admit`: what is about to be done; also the second argument.
 ---@field result? tapwire.AttachResult `attached`: how it ended; also the second argument.
+---@field lease? tapwire.Lease `lease`: what happened.
 ---@field diff? (tapwire.Difference)[] `drift`: what differs; also the second argument.
 
 ---@class tapwire.ResolveVerdict
@@ -191,7 +199,7 @@
 ---@field on_error? "deny"|"skip"|"last_good" What a failure means: "deny", "skip" or "last_good" (default).
 ---@field overrides? (string)[] Fields in which it may replace what an earlier plugin said.
 ---@field schema? table<string, tapwire.OptionSpec> Its options, checked against `[policy.plugin.NAME]`.
----@field reads? ("link"|"port"|"vm"|"network"|"uplink"|"bridge"|"current"|"host"|"tags"|"plan"|"result"|"diff"|"now"|"seq"|"gen"|"reason")[] The parts of `ctx` its hooks read. Only these are given to it, and equal input is answered from memory.
+---@field reads? ("link"|"port"|"vm"|"network"|"uplink"|"bridge"|"current"|"host"|"tags"|"plan"|"result"|"lease"|"diff"|"now"|"seq"|"gen"|"reason")[] The parts of `ctx` its hooks read. Only these are given to it, and equal input is answered from memory.
 ---@field state_version? integer Version of what it keeps in `host.state`. Whole number 0..1000000.
 ---@field every? string Period of `tick`: "30s", "5m".
 ---@field resolve? fun(ctx: tapwire.Context): tapwire.ResolveVerdict?
@@ -201,6 +209,7 @@
 ---@field attached? fun(ctx: tapwire.Context, result: tapwire.AttachResult): nil
 ---@field detached? fun(ctx: tapwire.Context): nil
 ---@field drift? fun(ctx: tapwire.Context, diff: tapwire.Difference[]): nil
+---@field lease? fun(ctx: tapwire.Context): nil
 ---@field observe? fun(ctx: tapwire.Context): tapwire.ObserveVerdict?
 ---@field tick? fun(ctx: tapwire.Context): tapwire.ObserveVerdict?
 ---@field migrate? fun(old: table<string, any>, from: integer): table<string, any>

@@ -173,6 +173,7 @@ fn note_text(note: &Note) -> Option<(Style, String)> {
             Style::Good,
             format!("in sync ({}, {})", count(*links, "link"), count(*taps, "tap")),
         ),
+        What::Service { .. } => return None,
         What::Pruned { device } => (Style::Plain, format!("{device} removed")),
         What::AddressesMoved {
             from,

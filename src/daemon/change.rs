@@ -68,7 +68,6 @@ impl Reactor {
             reply,
             move |reactor| {
                 reactor.told.mappings.retain(|m| m.tap != mapping.tap);
-                reactor.services.dirty = true;
                 reactor.told.mappings.push(mapping.clone());
                 let now = reactor.now();
                 reactor.engine.handle(Event::SetMapping(Box::new(mapping)), now);
@@ -102,7 +101,6 @@ impl Reactor {
             Err(failure) => return send(reply, Err(failure)),
         };
         self.keep(Change::DeleteBinding { key }, reply, move |reactor| {
-            reactor.services.dirty = true;
             reactor.told.mappings.retain(|m| m.tap != known.tap);
             let now = reactor.now();
             reactor
@@ -144,7 +142,6 @@ impl Reactor {
             Change::PutNetwork(NetworkRecord::from(&network)),
             reply,
             move |reactor| {
-                reactor.services.dirty = true;
                 reactor.told.networks.insert(network.id.clone(), network.clone());
                 let now = reactor.now();
                 reactor
@@ -179,7 +176,6 @@ impl Reactor {
             Change::DeleteNetwork { id: id.to_string() },
             reply,
             move |reactor| {
-                reactor.services.dirty = true;
                 reactor.told.networks.remove(&id);
                 let now = reactor.now();
                 reactor.engine.handle(Event::RemoveNetwork(id), now);
@@ -265,7 +261,6 @@ impl Reactor {
         self.engine.set_prune_after(self.config.daemon.prune_after);
         let now = self.now();
         self.engine.handle(Event::Desired(Box::new(desired)), now);
-        self.services.dirty = true;
         self.watch_files(began);
         // A plugin's file may have changed without a word in the configuration.
         self.restart_policy();

@@ -37,7 +37,7 @@ impl Reactor {
             at_us: line.at_us.unwrap_or(now),
             cause: line.cause,
             kind: match line.kind {
-                Kind::Event | Kind::Resync | Kind::Overrun => StepKind::Event,
+                Kind::Event | Kind::Resync | Kind::Overrun | Kind::Lease => StepKind::Event,
                 Kind::Mapping => StepKind::Mapping,
                 Kind::Policy => StepKind::Policy,
                 Kind::Op => StepKind::Op,

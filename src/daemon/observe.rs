@@ -8,6 +8,7 @@ use crate::control::api::{Delivery, Failure, FailureKind, Sink};
 use crate::engine::Engine;
 use crate::engine::event::{Applied, Done};
 use crate::engine::note::{Note, What};
+use crate::engine::service::ServiceState;
 use crate::engine::state::{PortLabel, PortState};
 use crate::kernel::socket_usage;
 use crate::model::Time;
@@ -19,6 +20,15 @@ use crate::telemetry::trace::{Decision, Filter};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What happened to a lease.
+pub struct LeaseStep<'a> {
+    /// Behind which the client is, if that is known.
+    pub tap: Option<crate::model::Ifindex>,
+    pub network: &'a crate::model::NetworkId,
+    pub what: &'static str,
+    pub address: std::net::IpAddr,
+}
 
 /// Everything that watches the loop.
 pub struct Observer {
@@ -127,14 +137,48 @@ impl Observer {
             }
         }
         for decision in decisions {
-            match serde_json::to_string(&decision) {
-                Ok(line) => {
-                    let line: Arc<str> = line.into();
-                    self.sinks
-                        .retain_mut(|sink| sink.push(Arc::clone(&line)) != Delivery::Closed);
-                }
-                Err(error) => tracing::warn!(target: "telemetry", %error, "decision cannot be told"),
+            self.send(&decision);
+        }
+    }
+
+    /// Something happened to a lease: into the tap's story, and to those who follow.
+    pub fn lease(&mut self, step: &LeaseStep<'_>, engine: &Engine, now: Time) {
+        self.metrics.lease(step.what);
+        let link = step.tap.and_then(|index| engine.observed().link(index));
+        let name = link.map(|link| link.name.to_string()).unwrap_or_default();
+        let address = step.address.to_string();
+        let ifindex = step.tap.map_or(0, crate::model::Ifindex::get);
+        self.flight.push(Step {
+            ifindex,
+            name: &name,
+            word: step.what,
+            text: &address,
+            ..Step::new(Kind::Lease, now.micros(), 0)
+        });
+        if self.sinks.is_empty() {
+            return;
+        }
+        self.send(&Decision {
+            ts_us: self.clock_base_us + now.micros(),
+            cause: 0,
+            ifindex,
+            ifname: name.into(),
+            network: Some(step.network.as_str().into()),
+            decision: "lease".into(),
+            ops: Vec::new(),
+            outcome: Some(format!("{address} {}", step.what).into()),
+            elapsed_us: None,
+        });
+    }
+
+    fn send(&mut self, decision: &Decision) {
+        match serde_json::to_string(decision) {
+            Ok(line) => {
+                let line: Arc<str> = line.into();
+                self.sinks
+                    .retain_mut(|sink| sink.push(Arc::clone(&line)) != Delivery::Closed);
             }
+            Err(error) => tracing::warn!(target: "telemetry", %error, "decision cannot be told"),
         }
     }
 
@@ -233,6 +277,7 @@ impl Observer {
             | What::Gateway { .. }
             | What::Failed { .. }
             | What::Pruned { .. }
+            | What::Service { .. }
             | What::AddressesMoved { .. }
             | What::Drift { .. } => {}
         }
@@ -315,6 +360,12 @@ impl Reactor {
             ],
             networks: ["idle", "pending", "configuring", "ready", "failed", "conflict"]
                 .map(networks)
+                .to_vec(),
+            services: ServiceState::ALL
+                .map(|word| {
+                    let states = self.engine.service_states();
+                    (word, states.filter(|state| state.word() == word).count() as u64)
+                })
                 .to_vec(),
             events: counters.events,
             overruns: counters.overruns,

@@ -80,10 +80,10 @@ pub struct Reactor {
     /// Loads of plugins that wait for the one under way.
     pub(super) policy_loads: VecDeque<Load>,
     pub(super) policy_loading: bool,
+    pub(super) services: super::service::Services,
     jobs: JoinSet<Continuation>,
     /// Tables, announcements.
     pub(super) beside: super::gateway::Beside,
-    pub(super) services: super::service::Services,
     ready: bool,
 }
 
@@ -93,6 +93,7 @@ impl Reactor {
         let links = Monitor::open(Subscription::Links, config.daemon.receive_buffer)?;
         let addresses = Monitor::open(Subscription::Addresses, ADDRESS_BUFFER)?;
         let (store, told) = sources::read_store(&config.daemon.state_directory);
+        let services = super::service::Services::new(&config.daemon.state_directory);
         let observer = Observer::new(&config.daemon.state_directory, config.daemon.flight_recorder);
         let host = sources::host_identity();
         let desired = sources::desired(&config, &told, &host);
@@ -135,9 +136,9 @@ impl Reactor {
             policy_error: None,
             policy_loads: VecDeque::new(),
             policy_loading: false,
+            services,
             jobs: JoinSet::new(),
             beside: super::gateway::Beside::default(),
-            services: super::service::Services::default(),
             ready: false,
         })
     }
@@ -268,7 +269,6 @@ impl Reactor {
         }
         self.run_policy_timers();
         self.hand_out_notes();
-        self.look_at_services();
         // Notes may have asked hooks that answer at once, timers may have made keys dirty.
         Ok(!self.take_replies() && self.engine.dirty_keys() == 0)
     }
@@ -329,6 +329,12 @@ impl Reactor {
             Action::ReadGateways { watch } => self.read_gateways(watch),
             Action::ReadCarried { key, devices } => self.read_carried(key, devices).await,
             Action::ReadGuard { watch } => self.read_guard(watch),
+            Action::Serve {
+                network,
+                device,
+                want,
+            } => return self.serve(network, device, want),
+            Action::EndService { network, forget } => return self.end_service(network, forget),
             Action::AskPort { index, ticket, why } => {
                 self.ask_port(index, ticket, why);
                 return self.take_ready_replies();
@@ -361,11 +367,11 @@ impl Reactor {
 
     fn hand_out_notes(&mut self) {
         for note in self.engine.take_notes() {
-            self.services.note(&note.what);
             report::log(&note);
             self.observer.note(&note);
             self.tell_policy(&note);
             if matches!(note.what, What::InSync { .. }) && !self.ready {
+                self.sweep_services();
                 self.ready = true;
                 notify::ready("in sync");
                 super::footprint::release_files();

@@ -4,6 +4,7 @@
 //! names, so that one `cause` finds the whole story.
 
 use crate::engine::note::{Note, What};
+use crate::engine::service::ServiceState;
 use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState};
 use tracing::{debug, info, warn};
 
@@ -67,6 +68,15 @@ pub fn log(note: &Note) {
         }
         What::Resync { reason } => warn!(target: "engine", cause, %reason, "resync"),
         What::InSync { links, taps } => info!(target: "engine", cause, links, taps, "in sync"),
+        What::Service { network, state } => match state {
+            ServiceState::Running { pid } => {
+                info!(target: "service", cause, %network, pid, "DHCP and DNS run")
+            }
+            ServiceState::Failed { error, .. } => {
+                warn!(target: "service", cause, %network, %error, "DHCP and DNS failed");
+            }
+            ServiceState::Waiting | ServiceState::Starting => {}
+        },
         What::Pruned { device } => info!(target: "engine", cause, ifname = %device, "unused device removed"),
         What::AddressesMoved {
             from,

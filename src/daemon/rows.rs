@@ -102,11 +102,17 @@ pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
             (other, _) => other.word().to_owned(),
         },
         reason: match (&state, &gateway) {
-            (SegmentState::Ready, Some(GatewayState::Ready) | None) => None,
+            (SegmentState::Ready, Some(GatewayState::Ready) | None) => service_reason(engine, network),
             (SegmentState::Ready, Some(gateway)) => Some(format!("gateway: {gateway}")),
             _ => Some(state.to_string()).filter(|text| !text.is_empty()),
         },
     }
+}
+
+/// What a network that stands lacks of its DHCP and DNS.
+fn service_reason(engine: &Engine, network: &Network) -> Option<String> {
+    let state = engine.service_state(&network.id)?;
+    Some(state.to_string()).filter(|text| !text.is_empty())
 }
 
 /// An operation's parts, for programs; the line beside it is for people.

@@ -1,41 +1,53 @@
-//! The networks' DHCP, DNS and router advertisement servers: told what to say when their gateways are ready.
-//!
-//! The thread that keeps them is started with the first network that asks for one. What they are told follows from the
-//! configuration and the bridge; it is compared with what was told last, so telling again costs nothing.
+//! DHCP, DNS and RA servers in the loop: what the engine wants of them goes to `service`, how they are and who got a lease
+//! comes back. Nothing of `service` exists before the first network asks for it.
 
+use super::observe::LeaseStep;
 use super::reactor::Reactor;
 use super::{convert, rows};
 use crate::control::api::NetworkRow;
-use crate::desired::service::{ServiceWant, derive_service};
-use crate::engine::note::What;
-use crate::engine::state::GatewayState;
+use crate::desired::service::{ServiceWant, is_asked_for};
+use crate::engine::event;
+use crate::engine::service::ServiceState;
 use crate::model::{Ifindex, Network, NetworkId};
 use crate::service::{Command, Event, Lease, Service, Settings, State};
-use std::collections::BTreeMap;
+use std::path::Path;
 
-#[derive(Debug, Default)]
-pub(super) struct Services {
-    service: Option<Service>,
-    told: BTreeMap<NetworkId, (Ifindex, ServiceWant)>,
-    states: BTreeMap<NetworkId, State>,
-    /// What an earlier run left was looked at.
-    swept: bool,
-    /// What they are to say may have changed.
-    pub dirty: bool,
+/// Below the state directory.
+const DIRECTORY: &str = "dnsmasq";
+
+#[derive(Debug)]
+pub struct Services {
+    settings: Settings,
+    running: Option<Service>,
 }
 
 impl Services {
-    /// What they are to say may have changed with this.
-    pub fn note(&mut self, what: &What) {
-        self.dirty |= matches!(
-            what,
-            What::Gateway { .. } | What::Network { .. } | What::InSync { .. }
-        );
+    pub fn new(state_directory: &Path) -> Self {
+        Self {
+            settings: Settings {
+                // dnsmasq does not stay where it was started.
+                directory: std::path::absolute(state_directory.join(DIRECTORY))
+                    .unwrap_or_else(|_| state_directory.join(DIRECTORY)),
+                lease_program: std::env::current_exe().unwrap_or_default(),
+            },
+            running: None,
+        }
     }
 
-    /// Never ends without a server.
+    /// Starts the thread if it does not run yet.
+    fn tell(&mut self, command: Command) -> Result<(), crate::service::Error> {
+        if self.running.is_none() {
+            self.running = Some(Service::start(self.settings.clone())?);
+        }
+        if let Some(service) = &self.running {
+            service.tell(command);
+        }
+        Ok(())
+    }
+
+    /// The next event. Cancel-safe; never ends without a server.
     pub async fn event(&mut self) -> Event {
-        match &mut self.service {
+        match &mut self.running {
             Some(service) => service.event().await,
             None => std::future::pending().await,
         }
@@ -43,127 +55,121 @@ impl Services {
 }
 
 impl Reactor {
-    /// A network's row, with what its server has to say.
-    pub(super) fn network_row(&self, network: &Network) -> NetworkRow {
-        let mut row = rows::network(&self.engine, network);
-        if let Some(State::Failed { reason, .. }) = self.services.states.get(&network.id)
-            && row.state == "ready"
-        {
-            row.state = "failed".to_owned();
-            row.reason = Some(format!("dnsmasq: {reason}"));
+    pub(super) fn serve(&mut self, network: NetworkId, device: Ifindex, want: Box<ServiceWant>) {
+        let command = Command::Serve {
+            network: network.clone(),
+            device,
+            want,
+        };
+        if let Err(error) = self.services.tell(command) {
+            let error = convert::chain(&error).into();
+            let state = ServiceState::Failed {
+                error,
+                retry_at: None,
+            };
+            let now = self.now();
+            self.engine.handle(event::Event::Service { network, state }, now);
         }
-        row
     }
 
-    pub(super) fn look_at_services(&mut self) {
-        if !std::mem::take(&mut self.services.dirty) || !self.engine.is_in_sync() {
+    pub(super) fn end_service(&mut self, network: NetworkId, forget: bool) {
+        let command = if forget {
+            Command::Remove(network)
+        } else {
+            Command::Pause(network)
+        };
+        self.tell_service(command);
+    }
+
+    /// Once every source has told what it has: servers' remains of networks that nobody names any more go.
+    pub(super) fn sweep_services(&mut self) {
+        if self.services.running.is_none() && !self.services.settings.directory.exists() {
             return;
         }
-        let directory = self.config.daemon.state_directory.join("dnsmasq");
-        let desired = self.engine.desired();
-        let asking: Vec<NetworkId> = desired
-            .networks()
-            .filter(|n| {
-                n.gateway
-                    .as_ref()
-                    .is_some_and(|g| g.dhcp.is_some() || g.ra.is_some())
-            })
+        let networks = self.engine.desired().networks();
+        let keep = networks
+            .filter(|n| is_asked_for(n))
             .map(|n| n.id.clone())
             .collect();
-        if self.services.service.is_none()
-            && (!asking.is_empty() || (!self.services.swept && directory.exists()))
-        {
-            let started = std::env::current_exe()
-                .map_err(|error| error.to_string())
-                .and_then(|lease_program| {
-                    Service::start(Settings {
-                        directory,
-                        lease_program,
-                    })
-                    .map_err(|error| convert::chain(&error))
-                });
-            match started {
-                Ok(service) => self.services.service = Some(service),
-                Err(error) => {
-                    tracing::error!(target: "service", %error, "no DHCP, DNS or router advertisements")
-                }
-            }
-        }
-        let Services {
-            service: Some(service),
-            told,
-            states,
-            swept,
-            ..
-        } = &mut self.services
-        else {
-            self.services.swept = true;
-            return;
-        };
-        if !std::mem::replace(swept, true) {
-            service.tell(Command::Keep(asking.iter().cloned().collect()));
-        }
-        let gone: Vec<NetworkId> = told.keys().filter(|id| !asking.contains(id)).cloned().collect();
-        for id in gone {
-            told.remove(&id);
-            states.remove(&id);
-            service.tell(Command::Remove(id));
-        }
-        for id in asking {
-            // Its addresses must be there to listen on.
-            if self.engine.gateway_state(&id) != Some(GatewayState::Ready) {
-                continue;
-            }
-            let want = desired
-                .network(&id)
-                .and_then(|network| derive_service(desired, network));
-            let Some(want) = want else { continue };
-            let Some(device) = self.engine.observed().by_name(&want.interface).map(|l| l.index) else {
-                continue;
-            };
-            if told
-                .get(&id)
-                .is_none_or(|(at, known)| *at != device || *known != want)
-            {
-                told.insert(id.clone(), (device, want.clone()));
-                let want = Box::new(want);
-                service.tell(Command::Serve {
-                    network: id,
-                    device,
-                    want,
-                });
-            }
+        self.tell_service(Command::Keep(keep));
+    }
+
+    fn tell_service(&mut self, command: Command) {
+        if let Err(error) = self.services.tell(command) {
+            tracing::warn!(target: "service", error = %convert::chain(&error), "DHCP and DNS cannot be told");
         }
     }
 
     pub(super) fn on_service(&mut self, event: Event) {
+        let now = self.now();
         match event {
             Event::State { network, state } => {
-                match &state {
-                    State::Starting => {}
-                    State::Running { pid } => {
-                        tracing::info!(target: "service", %network, pid, "dnsmasq runs");
-                    }
-                    State::Failed { reason, retry } => {
-                        tracing::warn!(target: "service", %network, error = %reason, retry_s = retry.as_secs(), "dnsmasq failed");
-                    }
-                }
-                if self.services.told.contains_key(&network) {
-                    self.services.states.insert(network, state);
-                }
+                let state = match state {
+                    State::Starting => ServiceState::Starting,
+                    State::Running { pid } => ServiceState::Running { pid },
+                    State::Failed { reason, retry } => ServiceState::Failed {
+                        error: reason.into(),
+                        retry_at: Some(now.plus(retry)),
+                    },
+                };
+                self.engine.handle(event::Event::Service { network, state }, now);
             }
-            Event::Lease(Lease {
-                network,
-                what,
-                address,
-                mac,
-                hostname,
-                ..
-            }) => {
-                let mac = mac.map(|mac| mac.to_string()).unwrap_or_default();
-                let hostname = hostname.unwrap_or_default();
-                tracing::info!(target: "service", %network, %what, %address, %mac, %hostname, "lease");
-            }
+            Event::Lease(lease) => self.on_lease(&lease),
         }
+    }
+
+    /// A network's row, with what its server has to say.
+    pub(super) fn network_row(&self, network: &Network) -> NetworkRow {
+        let mut row = rows::network(&self.engine, network);
+        let failed = matches!(
+            self.engine.service_state(&network.id),
+            Some(ServiceState::Failed { .. })
+        );
+        if failed && row.state == "ready" {
+            row.state = "failed".to_owned();
+        }
+        row
+    }
+
+    fn on_lease(&mut self, lease: &Lease) {
+        let mac = lease.mac.map(|mac| mac.to_string());
+        let hostname = lease.hostname.as_deref().unwrap_or_default();
+        tracing::info!(
+            target: "service",
+            network = %lease.network,
+            address = %lease.address,
+            mac = mac.as_deref().unwrap_or_default(),
+            hostname,
+            expires_in_s = lease.expires_in,
+            "lease {}", lease.what
+        );
+        let tap = self.tap_of_lease(lease);
+        let now = self.now();
+        self.observer.lease(
+            &LeaseStep {
+                tap,
+                network: &lease.network,
+                what: lease.what.word(),
+                address: lease.address,
+            },
+            &self.engine,
+            now,
+        );
+        self.tell_policy_lease(lease, tap);
+    }
+
+    /// The tap behind which the client is, if its mapping says so.
+    fn tap_of_lease(&self, lease: &Lease) -> Option<Ifindex> {
+        let taps = &self.engine.segment(&lease.network)?.users;
+        taps.iter().copied().find(|index| {
+            let mapping = self
+                .engine
+                .tap(*index)
+                .and_then(|tap| self.engine.desired().mapping_for(&tap.name));
+            mapping.is_some_and(|mapping| match lease.mac {
+                Some(mac) => mapping.mac == Some(mac),
+                None => mapping.addresses.contains(&lease.address),
+            })
+        })
     }
 }

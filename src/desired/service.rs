@@ -3,9 +3,10 @@
 //! Everything comes from the configuration alone (the network's gateway, the ports mapped to it): a tap that comes or
 //! goes changes nothing here.
 
-use super::Desired;
-use crate::model::gateway::Router;
-use crate::model::{LinkName, Mac, Mtu, Network};
+use super::port::selector_text;
+use super::{Desired, aware};
+use crate::model::gateway::{Gateway, Router};
+use crate::model::{LinkName, Mac, Mtu, Network, PortMapping};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -65,76 +66,105 @@ pub struct Reservation {
     pub hostname: Option<Box<str>>,
 }
 
-/// What a network's gateway asks for; none without DHCP and router advertisements.
-pub fn derive_service(desired: &Desired, network: &Network) -> Option<ServiceWant> {
-    let gateway = network.gateway.as_deref()?;
-    if gateway.dhcp.is_none() && gateway.ra.is_none() {
+/// Whether a network has a server at all.
+pub fn is_asked_for(network: &Network) -> bool {
+    network
+        .gateway
+        .as_ref()
+        .is_some_and(|g| g.dhcp.is_some() || g.ra.is_some())
+}
+
+/// `ports`: those mapped to the network. `mtu`: the network's as it stands. `None`: nothing is to be served, or not in this
+/// way of building bridges (all networks on one).
+pub fn derive_service(
+    desired: &Desired,
+    network: &Network,
+    mtu: Option<Mtu>,
+    ports: &[&PortMapping],
+) -> Option<ServiceWant> {
+    let gateway = network.gateway.as_ref().filter(|_| is_asked_for(network))?;
+    if aware::shared_bridge(desired, network).is_some() {
         return None;
     }
-    let asked = gateway.dhcp.clone().unwrap_or_default();
-    let prefixes = gateway.addresses.iter().map(|own| ServedPrefix {
-        address: own.address(),
-        length: own.length(),
-        ranges: asked
-            .ranges
-            .iter()
-            .filter(|range| own.contains(range.first))
-            .map(|range| (range.first, range.last))
-            .collect(),
-        dhcp: gateway.dhcp.is_some(),
-    });
-    let routes = asked
-        .routes
+    let interface = desired.bridge_name(network)?;
+    let dhcp = gateway.dhcp.clone();
+    let serves = |ipv4: bool| match (&dhcp, gateway.ra) {
+        (Some(_), _) => true,
+        // Machines that make no addresses of their own need to be told theirs.
+        (None, Some(ra)) => !ipv4 && !ra.slaac,
+        (None, None) => false,
+    };
+    let prefixes = gateway
+        .addresses
         .iter()
-        .filter_map(|route| match route.destination.address() {
-            IpAddr::V4(destination) => Some((destination, route.destination.length(), route.via)),
-            IpAddr::V6(_) => None,
-        });
-    let reservations = desired
-        .mappings()
-        .filter(|m| m.network == network.id)
-        .filter_map(|mapping| {
-            let name = match &mapping.id {
-                Some(id) => id.to_string(),
-                None => super::port::selector_text(&mapping.tap),
-            };
-            let served = mapping
-                .addresses
+        .map(|own| ServedPrefix {
+            address: own.address(),
+            length: own.length(),
+            ranges: dhcp
                 .iter()
-                .filter(|ip| gateway.holding(**ip).is_some());
-            Some((
-                name.into(),
-                Reservation {
-                    mac: mapping.mac?,
-                    addresses: served.copied().collect(),
-                    hostname: mapping.hostname.as_ref().map(|name| name.as_str().into()),
-                },
-            ))
-        });
+                .flat_map(|d| &d.ranges)
+                .filter(|range| own.contains(range.first))
+                .map(|range| (range.first, range.last))
+                .collect(),
+            dhcp: serves(own.is_ipv4()),
+        })
+        .collect();
+    let dhcp = dhcp.unwrap_or_default();
+    let host = gateway.first4().map(|own| own.address()).and_then(v4);
+    let router = match dhcp.router {
+        Router::Host => host,
+        Router::Other(router) => Some(router),
+        Router::None => None,
+    };
+    let told = dhcp.routes.iter().filter_map(|route| {
+        let destination = v4(route.destination.address())?;
+        Some((destination, route.destination.length(), route.via))
+    });
+    // Metadata is behind this host; whoever has another router must be told.
+    let metadata = host
+        .filter(|host| gateway.metadata.is_some() && router != Some(*host))
+        .map(|host| (Gateway::METADATA, 32, host));
     Some(ServiceWant {
-        interface: desired.bridge_name(network)?,
-        prefixes: prefixes.collect(),
-        lease_time: asked.lease_time,
-        dns_servers: asked.dns_servers.clone(),
-        domain: asked.domain.as_ref().map(|domain| domain.as_str().into()),
-        mtu: asked.mtu.or(network.mtu).map(Mtu::get),
-        router: match asked.router {
-            Router::Host => gateway.first4().and_then(|own| match own.address() {
-                IpAddr::V4(own) => Some(own),
-                IpAddr::V6(_) => None,
-            }),
-            Router::Other(router) => Some(router),
-            Router::None => None,
-        },
-        routes: routes.collect(),
+        interface,
+        prefixes,
+        lease_time: dhcp.lease_time,
+        dns_servers: dhcp.dns_servers.clone(),
+        domain: dhcp.domain.as_ref().map(|domain| domain.as_str().into()),
+        mtu: dhcp.mtu.or(mtu).map(Mtu::get),
+        router,
+        routes: told.chain(metadata).collect(),
         advertise: gateway.ra.map(|ra| Advertise {
             slaac: ra.slaac,
             interval: ra.interval,
             lifetime: ra.lifetime,
         }),
-        authoritative: !gateway.share_dhcp_address,
-        reservations: without_duplicates(reservations),
+        // Elsewhere on a network that leaves the host another server may know what this one does not.
+        authoritative: matches!(network.segment, crate::model::Segment::Local) || gateway.share_dhcp_address,
+        reservations: without_duplicates(ports.iter().filter_map(|port| {
+            let reservation = Reservation {
+                mac: port.mac?,
+                addresses: port
+                    .addresses
+                    .iter()
+                    .copied()
+                    .filter(|address| gateway.holding(*address).is_some())
+                    .collect(),
+                hostname: port.hostname.as_ref().map(|name| name.as_str().into()),
+            };
+            let name = port
+                .id
+                .as_ref()
+                .map_or_else(|| selector_text(&port.tap), ToString::to_string);
+            Some((name.into(), reservation))
+        })),
     })
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// Drops what cannot be served twice: of several IPv4 addresses of one machine the first counts, of several machines

@@ -1,7 +1,9 @@
 //! Everything that comes into the engine, and everything it asks for. Both enums are closed: whoever drives the
 //! engine (the daemon, a scenario test, `replay`) sees the whole conversation.
 
+use super::service::ServiceState;
 use crate::desired::Desired;
+use crate::desired::service::ServiceWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
 use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, PortVlans, TapSelector, VniRow};
 use crate::observed::{AddressRow, Change};
@@ -32,6 +34,11 @@ pub enum Event {
     RemoveMapping(TapSelector),
     /// Every source has told what it has.
     SourcesInSync,
+    /// How a network's DHCP, DNS and RA server is now.
+    Service {
+        network: NetworkId,
+        state: ServiceState,
+    },
     /// A plan was carried out, as far as it went.
     Done(Done),
     /// Answer to `Action::ReadForwarding`.
@@ -190,6 +197,17 @@ pub enum Action {
     ReadCarried {
         key: Key,
         devices: Vec<Ifindex>,
+    },
+    /// A network's DHCP, DNS and RA server is to say this, on this bridge. Answers come as `Event::Service`, whenever.
+    Serve {
+        network: NetworkId,
+        device: Ifindex,
+        want: Box<ServiceWant>,
+    },
+    /// It is to end, with `forget` for good: its leases go too.
+    EndService {
+        network: NetworkId,
+        forget: bool,
     },
     /// Ask policy about a tap; answer with the same ticket.
     AskPort {

@@ -142,6 +142,7 @@ impl Engine {
         if !link.is_bridge() {
             return;
         }
+        self.mark_services();
         // Ports of a bridge that is gone were told in the mirror; their taps are looked at again.
         let orphaned: Vec<Ifindex> = self
             .taps
@@ -176,6 +177,7 @@ impl Engine {
 
     /// An address came or went: VXLAN networks may wait for their local address, flat ones may have to move one.
     fn on_addresses(&mut self, cause: CauseId) {
+        self.mark_services();
         let leaning: Vec<NetworkId> = self
             .segments
             .keys()
@@ -287,6 +289,7 @@ impl Engine {
     pub(super) fn replace_desired(&mut self, desired: Desired, cause: CauseId, now: Time) {
         let changed = self.desired.changed_networks(&desired);
         self.take_desired(desired, now);
+        self.mark_services();
         self.look_for_guards(cause);
         for id in changed {
             self.network_changed(&id, cause, now);
@@ -310,6 +313,7 @@ impl Engine {
     }
 
     pub(super) fn network_changed(&mut self, id: &NetworkId, cause: CauseId, now: Time) {
+        self.mark_service(id);
         self.clear_segment_retry(id);
         if let Some(segment) = self.segments.get_mut(id) {
             segment.fight = Fight::default();

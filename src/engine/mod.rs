@@ -29,6 +29,7 @@ mod queue;
 mod relocation;
 mod retry;
 mod segment;
+pub mod service;
 pub mod state;
 mod sub_port;
 mod tap;
@@ -109,6 +110,7 @@ pub struct Engine {
     in_sync: bool,
     /// A pass begun by a snapshot has not ended yet.
     pass_open: bool,
+    services: service::Services,
     policy: PolicyUse,
     tickets: u64,
     epoch: u64,
@@ -149,6 +151,7 @@ impl Engine {
             sources_in_sync: false,
             in_sync: false,
             pass_open: false,
+            services: service::Services::default(),
             policy: PolicyUse::default(),
             tickets: 0,
             epoch: 1,
@@ -161,6 +164,7 @@ impl Engine {
         };
         engine.observed.keep_vlans(engine.desired.mode.shared().is_some());
         engine.start_prewarmed(now);
+        engine.mark_services();
         engine.look_for_guards(CauseId::default());
         engine.gateways_told(CauseId::default());
         engine
@@ -234,7 +238,16 @@ impl Engine {
                 let tap = mapping.tap.clone();
                 let network = mapping.network.clone();
                 let guards = self.desired.guards(&network);
+                let before = self
+                    .desired
+                    .mappings()
+                    .find(|m| m.tap == tap)
+                    .map(|m| m.network.clone());
                 self.desired.set_mapping(*mapping);
+                before
+                    .iter()
+                    .chain([&network])
+                    .for_each(|id| self.mark_service(id));
                 if self.desired.guards(&network) != guards {
                     self.mark_segment(&network, cause);
                 }
@@ -243,12 +256,14 @@ impl Engine {
             }
             Event::RemoveMapping(tap) => {
                 self.causes += 1;
-                if self.desired.remove_mapping(&tap).is_some() {
+                if let Some(mapping) = self.desired.remove_mapping(&tap) {
+                    self.mark_service(&mapping.network);
                     self.look_for_guards(cause);
                     self.mapping_changed(&tap, cause);
                 }
             }
             Event::SourcesInSync => self.sources_in_sync = true,
+            Event::Service { network, state } => self.on_service(&network, state, now),
             Event::Done(done) => self.on_done(done, now),
             Event::Forwarding {
                 network,
@@ -352,6 +367,9 @@ impl Engine {
             if self.gateways.dirty
                 && let Some(action) = self.look_at_gateways(now)
             {
+                return Some(action);
+            }
+            if let Some(action) = self.look_at_services() {
                 return Some(action);
             }
             return self.look_at_orphans(now);

@@ -1,6 +1,7 @@
 //! What the engine has to say to people: state changes, failures, resyncs. The daemon turns notes into log lines,
 //! flight-recorder entries and live streams; the engine itself writes nothing.
 
+use super::service::ServiceState;
 use super::state::{GatewayState, PortLabel, PortState, SegmentState};
 use crate::model::{LinkName, NetworkId, Time};
 use crate::plan::CauseId;
@@ -71,6 +72,11 @@ pub enum What {
     Gateway {
         network: NetworkId,
         state: GatewayState,
+    },
+    /// A network's DHCP, DNS and RA server.
+    Service {
+        network: NetworkId,
+        state: ServiceState,
     },
     /// One operation failed.
     Failed {

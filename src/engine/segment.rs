@@ -197,6 +197,7 @@ impl Engine {
         entry.settled = Some(want.clone());
         self.set_segment_state(id, SegmentState::Ready, now);
         if news {
+            self.mark_service(id);
             // What failed on the bridge that was may work on the one that is.
             let users: Vec<Ifindex> = self
                 .segments
@@ -266,6 +267,7 @@ impl Engine {
         entry.state = state.clone();
         entry.since = now;
         let cause = entry.cause;
+        self.mark_service(id);
         // Between two requests of one plan nobody needs to hear.
         if state != SegmentState::Configuring {
             self.note(

@@ -39,6 +39,8 @@ pub enum Command {
         device: Ifindex,
         want: Box<ServiceWant>,
     },
+    /// End it; its leases stay.
+    Pause(NetworkId),
     /// End it, and forget its leases.
     Remove(NetworkId),
     /// Whatever an earlier run left of other networks than these goes.

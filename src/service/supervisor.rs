@@ -171,13 +171,21 @@ async fn supervise(
                         tasks.insert(network.clone(), begin(&mut running, network, server));
                     }
                 }
-                Some(Command::Remove(network)) => {
+                Some(command @ (Command::Pause(_) | Command::Remove(_))) => {
+                    let (network, forgets) = match command {
+                        Command::Remove(network) => (network, true),
+                        Command::Pause(network) | Command::Serve { network, .. } => (network, false),
+                        Command::Keep(_) => continue,
+                    };
                     if let Some(task) = tasks.remove(&network) {
-                        let _ = task.send(Order::Remove);
+                        // Without a word it ends and leaves everything.
+                        if forgets {
+                            let _ = task.send(Order::Remove);
+                        }
                         removing.insert(network, None);
                     } else if let Some(waiting) = removing.get_mut(&network) {
                         *waiting = None;
-                    } else {
+                    } else if forgets {
                         forget(&Layout::of(&around.directory, &network));
                     }
                 }

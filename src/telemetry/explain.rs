@@ -121,6 +121,7 @@ fn line(step: &Step<'_>) -> StoryLine {
         }
         Kind::Resync => joined(&format!("full pass ({})", step.word)),
         Kind::Overrun => joined("events lost"),
+        Kind::Lease => joined(&format!("lease {}", step.word)),
     };
     StoryLine {
         at_us: Some(step.at_us),

@@ -29,6 +29,8 @@ pub struct Snapshot {
     /// By state's word; every state, zeros too.
     pub ports: Vec<(&'static str, u64)>,
     pub networks: Vec<(&'static str, u64)>,
+    /// DHCP and DNS servers by state's word.
+    pub services: Vec<(&'static str, u64)>,
     /// Counted since the start.
     pub events: u64,
     pub overruns: u64,
@@ -55,6 +57,10 @@ pub struct SocketState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabel {
+    what: &'static str,
 }
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabel {
@@ -101,6 +107,8 @@ pub struct Metrics {
     links: Gauge,
     ports: Family<StateLabel, Gauge>,
     networks: Family<StateLabel, Gauge>,
+    services: Family<StateLabel, Gauge>,
+    leases: Family<LeaseLabel, Counter>,
     events: Counter,
     overruns: Counter,
     resyncs: Counter,
@@ -135,6 +143,8 @@ impl Metrics {
             links: Gauge::default(),
             ports: Family::default(),
             networks: Family::default(),
+            services: Family::default(),
+            leases: Family::default(),
             events: Counter::default(),
             overruns: Counter::default(),
             resyncs: Counter::default(),
@@ -177,6 +187,8 @@ impl Metrics {
         r.register("links", "Links in this network namespace", self.links.clone());
         r.register("ports", "Taps by state", self.ports.clone());
         r.register("networks", "Networks by state", self.networks.clone());
+        r.register("services", "DHCP and DNS servers by state", self.services.clone());
+        r.register("leases", "What happened to DHCP leases", self.leases.clone());
         r.register_with_unit(
             "attach",
             "From receiving a tap's RTM_NEWLINK to the last acknowledgement",
@@ -259,6 +271,11 @@ impl Metrics {
             .inc();
     }
 
+    /// Something happened to a lease: "added", "changed", "ended".
+    pub fn lease(&self, what: &'static str) {
+        self.leases.get_or_create(&LeaseLabel { what }).inc();
+    }
+
     /// A hook returned. `outcome`: "ok", "error", "timeout" ...
     pub fn hook(&self, hook: &'static str, outcome: &'static str, elapsed_us: u64) {
         self.hook
@@ -289,6 +306,9 @@ impl Metrics {
         }
         for (state, count) in &now.networks {
             gauge(&self.networks.get_or_create(&StateLabel { state }), *count);
+        }
+        for (state, count) in &now.services {
+            gauge(&self.services.get_or_create(&StateLabel { state }), *count);
         }
         counter(&self.events, now.events);
         counter(&self.overruns, now.overruns);

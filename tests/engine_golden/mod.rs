@@ -126,6 +126,7 @@ fn say(note: &Note) -> Option<String> {
         What::Failed { op, error, .. } => format!("failed: {op}: {error}"),
         What::Resync { reason } => format!("resync: {reason}"),
         What::InSync { links, taps } => format!("in sync: {links} links, {taps} taps"),
+        What::Service { network, state } => format!("network {network} service {}", state.word()),
         What::Pruned { device } => format!("pruned {device}"),
         What::AddressesMoved {
             from,

@@ -15,6 +15,7 @@ use tapwire::desired::verdict::{NetworkVerdict, PortVerdict};
 use tapwire::engine::Engine;
 use tapwire::engine::event::{Action, Event, Loss};
 use tapwire::engine::note::Note;
+use tapwire::engine::service::ServiceState;
 use tapwire::model::{Ifindex, LinkKind, LinkName, Time};
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::check::check;
@@ -218,6 +219,14 @@ impl Host {
                 let have = self.reading(|kernel| devices.iter().map(|d| kernel.carried(*d)).collect());
                 Event::Carried { key, have }
             }
+            Action::Serve { network, .. } => Event::Service {
+                network,
+                state: ServiceState::Running { pid: 1 },
+            },
+            Action::EndService { network, .. } => Event::Service {
+                network,
+                state: ServiceState::Waiting,
+            },
             Action::AskPort { index, ticket, .. } => {
                 let name = self.kernel.device(index).map(|d| d.link.name);
                 let verdict = name.and_then(|name| self.port_verdicts.get(&name).cloned());

@@ -77,6 +77,39 @@ impl Reactor {
         }
     }
 
+    /// Something happened to a lease; `tap`: behind which it is, if that is known.
+    pub(in crate::daemon) fn tell_policy_lease(
+        &mut self,
+        lease: &crate::service::Lease,
+        tap: Option<crate::model::Ifindex>,
+    ) {
+        if !self.policy.has(Hook::Lease) {
+            return;
+        }
+        let host = Arc::clone(&self.policy.facts);
+        let of_tap =
+            tap.and_then(|i| facts::of_port(&self.engine, i, Hook::Lease, Some(&lease.network), &host));
+        let context = of_tap.or_else(|| {
+            let network = self.engine.desired().network(&lease.network)?;
+            Some(facts::of_network(&self.engine, network, &host))
+        });
+        let mut context = context.unwrap_or_default();
+        context.lease = Some(crate::policy::api::context::Lease {
+            what: lease.what.word().to_owned(),
+            address: lease.address.to_string(),
+            mac: lease.mac.map(|mac| mac.to_string()),
+            hostname: lease.hostname.clone(),
+            expires_in: lease.expires_in,
+        });
+        self.policy.seq += 1;
+        let seq = self.policy.seq;
+        let subject = match tap {
+            Some(index) => Subject::Tap(index.get()),
+            None => Subject::Network(lease.network.to_string()),
+        };
+        self.policy.ask(subject, Hook::Lease, seq, context);
+    }
+
     /// Hooks that only watch: `attached`, `detached`, `drift`, `observe`.
     pub(in crate::daemon) fn tell_policy(&mut self, note: &Note) {
         let (port, hook, result) = match &note.what {

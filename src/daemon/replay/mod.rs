@@ -18,6 +18,7 @@ use crate::desired::Desired;
 use crate::engine::Engine;
 use crate::engine::event::{Action, Event, Loss, Snapshot};
 use crate::engine::note::Note;
+use crate::engine::service::ServiceState;
 use crate::engine::view::PortCounts;
 use crate::kernel;
 use crate::model::Time;
@@ -283,6 +284,15 @@ impl Player<'_> {
             Action::ReadCarried { key, devices } => Event::Carried {
                 key,
                 have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),
+            },
+            // Nobody asks a recording for a lease.
+            Action::Serve { network, .. } => Event::Service {
+                network,
+                state: ServiceState::Starting,
+            },
+            Action::EndService { network, .. } => Event::Service {
+                network,
+                state: ServiceState::Waiting,
             },
             // Not reached: the engine is told of no policy. No opinion is the right answer all the same.
             Action::AskPort { index, ticket, .. } => Event::PortVerdict {

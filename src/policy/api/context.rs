@@ -38,6 +38,7 @@ pub struct Context {
     pub tags: BTreeMap<String, String>,
     pub plan: Option<Plan>,
     pub result: Option<AttachResult>,
+    pub lease: Option<Lease>,
     pub diff: Vec<Difference>,
 }
 
@@ -61,6 +62,7 @@ impl Default for Context {
             tags: BTreeMap::new(),
             plan: None,
             result: None,
+            lease: None,
             diff: Vec::new(),
         }
     }
@@ -91,6 +93,8 @@ words! {
         Plan = "plan",
         /// How it ended.
         Result = "result",
+        /// What happened to a lease.
+        Lease = "lease",
         /// What differs.
         Diff = "diff",
         /// Unix time in seconds, when the question was asked.
@@ -294,6 +298,22 @@ record! {
     }
 }
 
+record! {
+    /// What happened to a lease (`lease`).
+    pub struct Lease {
+        /// "added", "changed" or "ended".
+        pub what: String,
+        /// IPv4 or IPv6 address.
+        pub address: String,
+        /// The client's MAC address; DHCPv6 does not always show it.
+        pub mac: Option<String>,
+        /// The client's name in DNS.
+        pub hostname: Option<String>,
+        /// Seconds that are left; absent: for ever, or ended.
+        pub expires_in: Option<u64>,
+    }
+}
+
 impl Shaped for Context {
     fn shape() -> crate::policy::shape::Shape {
         use crate::policy::shape::{Field, Shape};
@@ -334,6 +354,7 @@ impl Shaped for Context {
                     "result",
                     "`attached`: how it ended; also the second argument.",
                 ),
+                field::<Option<Lease>>("lease", "`lease`: what happened."),
                 field::<Vec<Difference>>("diff", "`drift`: what differs; also the second argument."),
             ],
         )

@@ -253,7 +253,7 @@ impl Decision {
             Hook::Port => Decision::Port(Decided::default()),
             Hook::Admit => Decision::Admit(Decided::default()),
             Hook::Observe | Hook::Tick => Decision::Observe(Decided::default()),
-            Hook::Attached | Hook::Detached | Hook::Drift => Decision::Nothing,
+            Hook::Attached | Hook::Detached | Hook::Drift | Hook::Lease => Decision::Nothing,
         }
     }
 }
@@ -307,7 +307,7 @@ impl Verdict {
             }
             Hook::Admit => AdmitVerdict::decode(value).map(Verdict::Admit),
             Hook::Observe | Hook::Tick => ObserveVerdict::decode(value).map(Verdict::Observe),
-            Hook::Attached | Hook::Detached | Hook::Drift => Err(Misshapen::new(WATCHING_ONLY)),
+            Hook::Attached | Hook::Detached | Hook::Drift | Hook::Lease => Err(Misshapen::new(WATCHING_ONLY)),
         }
     }
 }

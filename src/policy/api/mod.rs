@@ -35,6 +35,8 @@ words! {
         Detached = "detached",
         /// After a difference between desired and observed state was found.
         Drift = "drift",
+        /// After a client of the network's DHCP got a lease, changed or lost it.
+        Lease = "lease",
         /// A link event that matches `when`.
         Observe = "observe",
         /// A timer declared with `every`.

@@ -272,6 +272,7 @@ fn digest_of(part: Part, context: &Context) -> Option<u128> {
         Part::Host => serde_json::to_writer(&mut bytes, &context.host),
         Part::Plan => serde_json::to_writer(&mut bytes, &context.plan),
         Part::Result => serde_json::to_writer(&mut bytes, &context.result),
+        Part::Lease => serde_json::to_writer(&mut bytes, &context.lease),
         Part::Diff => serde_json::to_writer(&mut bytes, &context.diff),
         Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
     };

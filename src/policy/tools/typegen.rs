@@ -40,7 +40,7 @@ fn signature(hook: Hook) -> (Option<(&'static str, &'static str)>, Option<&'stat
         Hook::Port => (None, Some("PortVerdict")),
         Hook::Admit => (Some(("plan", "Plan")), Some("AdmitVerdict")),
         Hook::Attached => (Some(("result", "AttachResult")), None),
-        Hook::Detached => (None, None),
+        Hook::Detached | Hook::Lease => (None, None),
         Hook::Drift => (Some(("diff", "Difference")), None),
         Hook::Observe | Hook::Tick => (None, Some("ObserveVerdict")),
     }

@@ -21,10 +21,12 @@ pub enum Kind {
     Resync = 6,
     /// The kernel dropped messages; `text` says how many where that is known.
     Overrun = 7,
+    /// A lease of the machine behind the tap: `word` says what happened, `text` the address.
+    Lease = 8,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 7] = [
+    pub(super) const ALL: [Kind; 8] = [
         Kind::Event,
         Kind::Mapping,
         Kind::Policy,
@@ -32,6 +34,7 @@ impl Kind {
         Kind::State,
         Kind::Resync,
         Kind::Overrun,
+        Kind::Lease,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -43,6 +46,7 @@ impl Kind {
             Kind::State => "state",
             Kind::Resync => "resync",
             Kind::Overrun => "overrun",
+            Kind::Lease => "lease",
         }
     }
 }

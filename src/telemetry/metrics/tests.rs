@@ -9,6 +9,7 @@ fn page() -> String {
     metrics.op("attach", 0, 71);
     metrics.op("attach", libc::EXFULL, 40);
     metrics.hook("port", "ok", 12);
+    metrics.lease("added");
     metrics
         .encode(&Snapshot {
             in_sync: true,
@@ -16,6 +17,7 @@ fn page() -> String {
             uptime_seconds: 61,
             links: 5,
             ports: vec![("attached", 3), ("pending", 1)],
+            services: vec![("running", 1)],
             networks: vec![("ready", 1)],
             events: 90,
             overruns: 1,
@@ -62,6 +64,8 @@ fn the_names_are_these_and_a_change_of_one_is_a_change_of_the_contract() {
             "tapwire_links gauge",
             "tapwire_ports gauge",
             "tapwire_networks gauge",
+            "tapwire_services gauge",
+            "tapwire_leases_total counter",
             "tapwire_attach_seconds histogram",
             "tapwire_events_total counter",
             "tapwire_overruns_total counter",

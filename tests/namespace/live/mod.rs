@@ -6,6 +6,7 @@
 mod adopt;
 mod attach;
 mod aware;
+mod dhcp;
 mod drift;
 mod explain;
 mod flat;

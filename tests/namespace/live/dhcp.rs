@@ -1,0 +1,220 @@
+//! DHCP, DNS and router advertisements of a network, as the daemon keeps them.
+
+use crate::support::daemon::Daemon;
+use crate::support::feature::{Feature, require};
+use crate::support::guest::Guest;
+use crate::support::host::Host;
+use crate::support::wait::wait_until;
+use crate::support::world::in_namespace;
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const VM1: &str = "52:54:00:00:00:01";
+const VM2: &str = "52:54:00:00:00:02";
+
+const BLUE: &str = r#"
+[daemon]
+prune_after = "never"
+[[network]]
+id = "blue"
+network_type = "local"
+prewarm = true
+[network.gateway]
+addresses = ["10.0.0.1/24"]
+[network.dhcp]
+domain = "blue.example"
+dns_servers = []
+[[port]]
+tap = "tap1"
+network = "blue"
+mac = "52:54:00:00:00:01"
+addresses = ["10.0.0.71"]
+hostname = "vm1"
+"#;
+
+const VM2_PORT: &str = r#"
+[[port]]
+tap = "tap2"
+network = "blue"
+mac = "52:54:00:00:00:02"
+addresses = ["10.0.0.72"]
+hostname = "vm2"
+"#;
+
+/// The dnsmasq processes of this daemon's networks.
+fn servers(daemon: &Daemon) -> Vec<u32> {
+    let ours = daemon.path("state/dnsmasq").to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.contains(&ours)
+        })
+        .collect()
+}
+
+/// Until exactly one runs and has opened everything; its pid. The helper that runs its script has the same command line.
+#[track_caller]
+fn wait_running(daemon: &Daemon) -> u32 {
+    let mut running = None;
+    wait_until("DHCP runs", PATIENCE, || {
+        let metrics = daemon.output(&["metrics"]).stdout;
+        let is_running = String::from_utf8_lossy(&metrics).contains("tapwire_services{state=\"running\"} 1");
+        running = std::fs::read_to_string(daemon.path("state/dnsmasq/net-blue/pid"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|_| is_running);
+        running.is_some()
+    });
+    running.expect("a process id")
+}
+
+/// The gateway's address, until it is on the bridge.
+fn give_address(host: &Host) {
+    wait_until("the bridge stands", PATIENCE, || host.link("brqblue").is_some());
+    let addresses = host.ip("-o address show dev brqblue");
+    if !addresses.contains("10.0.0.1/24") {
+        // Whoever is first: the daemon may do it at the same moment.
+        let _ = super::try_ip(host, "address add 10.0.0.1/24 dev brqblue");
+    }
+}
+
+#[test]
+fn a_network_with_dhcp_serves_its_ports_over_restarts_and_leaves_nothing_when_it_goes() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc")
+        );
+        let host = Host::here();
+        let mut daemon = host.daemon(BLUE);
+        give_address(&host);
+        let first = wait_running(&daemon);
+        let vm1 = Guest::start(&host, "tap1", VM1);
+        host.wait_attached("tap1", "brqblue");
+        let lease = vm1.dhcp4(&[]).expect("a lease");
+        assert_eq!(lease.get("ip"), Some("10.0.0.71"));
+        assert_eq!(lease.get("router"), Some("10.0.0.1"));
+        let dns = "10.0.0.1".parse().expect("an address");
+        assert_eq!(
+            vm1.resolve("vm1.blue.example", dns),
+            ["10.0.0.71".parse::<std::net::IpAddr>().unwrap()]
+        );
+        wait_until("the lease is in the tap's story", PATIENCE, || {
+            let story = daemon.json(&["explain", "tap1"]).to_string();
+            story.contains("lease added: 10.0.0.71")
+        });
+
+        // A new port is served by the process that runs.
+        daemon.reload(&format!("{BLUE}{VM2_PORT}"));
+        let vm2 = Guest::start(&host, "tap2", VM2);
+        host.wait_attached("tap2", "brqblue");
+        wait_until("vm2 has its address", PATIENCE, || {
+            vm2.dhcp4(&[])
+                .is_some_and(|lease| lease.get("ip") == Some("10.0.0.72"))
+        });
+        assert_eq!(wait_running(&daemon), first);
+
+        // Killed, it leaves no orphan, and the next one knows the leases.
+        daemon.kill();
+        wait_until("no orphan", PATIENCE, || servers(&daemon).is_empty());
+        daemon.start();
+        daemon.wait_in_sync();
+        let second = wait_running(&daemon);
+        assert_ne!(second, first);
+        assert_eq!(vm1.dhcp4(&[]).expect("a lease").get("ip"), Some("10.0.0.71"));
+
+        // Without the port the lease is released; without DHCP nothing is left.
+        daemon.reload(BLUE);
+        wait_until("vm2's lease is released", PATIENCE, || {
+            let leases = std::fs::read_to_string(daemon.path("state/dnsmasq/net-blue/leases"));
+            leases.is_ok_and(|text| text.contains("10.0.0.71") && !text.contains("10.0.0.72"))
+        });
+        let without = BLUE.replace(
+            "[network.dhcp]\ndomain = \"blue.example\"\ndns_servers = []\n",
+            "",
+        );
+        daemon.reload(&without);
+        wait_until("no server", PATIENCE, || servers(&daemon).is_empty());
+        wait_until("no files", PATIENCE, || {
+            !daemon.path("state/dnsmasq/net-blue").exists()
+        });
+    });
+}
+
+#[test]
+fn a_server_survives_its_bridge_and_an_emptier_configuration_sweeps_what_a_killed_daemon_left() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc")
+        );
+        let host = Host::here();
+        let mut daemon = host.daemon(BLUE);
+        give_address(&host);
+        let first = wait_running(&daemon);
+        host.ip("link del dev brqblue");
+        give_address(&host);
+        wait_until("a new process serves the new bridge", PATIENCE, || {
+            wait_running(&daemon) != first
+        });
+        let vm1 = Guest::start(&host, "tap1", VM1);
+        host.wait_attached("tap1", "brqblue");
+        wait_until("a lease", PATIENCE, || vm1.dhcp4(&[]).is_some());
+        daemon.kill();
+        daemon.write_configuration("[daemon]\nprune_after = \"never\"\n");
+        daemon.start();
+        daemon.wait_in_sync();
+        wait_until("no files", PATIENCE, || {
+            !daemon.path("state/dnsmasq/net-blue").exists()
+        });
+        assert!(servers(&daemon).is_empty());
+    });
+}
+
+#[test]
+fn a_network_without_dhcp_starts_nothing_and_makes_no_directory() {
+    in_namespace(|| {
+        let host = Host::here();
+        let daemon = host.daemon(super::TWO_NETWORKS);
+        assert!(!Path::new(&daemon.path("state/dnsmasq")).exists());
+        let pid = daemon.pid();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("threads")
+            .flatten();
+        let mut names = tasks.filter_map(|t| std::fs::read_to_string(t.path().join("comm")).ok());
+        assert!(!names.any(|name| name.trim() == "service"));
+    });
+}
+
+#[test]
+fn a_lease_is_told_to_plugins() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc")
+        );
+        let host = Host::here();
+        let daemon = host.daemon(BLUE);
+        daemon.write_file(
+            "leases.lua",
+            "return { api = 1, lease = function(ctx)\n  assert(ctx.lease.what == 'added' and ctx.link.name == 'tap1')\n  \
+             assert(ctx.lease.address == '10.0.0.71' and ctx.lease.hostname == 'vm1')\nend }",
+        );
+        daemon.reload(&format!("{BLUE}\n[policy]\nplugins = [\"leases.lua\"]\n"));
+        give_address(&host);
+        wait_running(&daemon);
+        let vm1 = Guest::start(&host, "tap1", VM1);
+        host.wait_attached("tap1", "brqblue");
+        assert!(vm1.dhcp4(&[]).is_some());
+        wait_until("the plugin was told", PATIENCE, || {
+            daemon.counter("hook_calls") == 1
+        });
+        assert_eq!(daemon.counter("hook_errors"), 0);
+    });
+}
