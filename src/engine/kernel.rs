@@ -3,7 +3,7 @@
 use super::backoff::Fight;
 use super::event::{Snapshot, Why};
 use super::note::{Note, TapChange, What};
-use super::state::{PortLabel, PortState, SegmentEntry, SegmentState, Tap};
+use super::state::{PortLabel, PortState, SegmentEntry, Tap};
 use super::{Engine, Mirror};
 use crate::desired::{Desired, port, segment};
 use crate::model::owned::Mark;
@@ -195,19 +195,6 @@ impl Engine {
             self.mark_segment(&id, cause);
         }
         self.mark_conflicts(cause);
-    }
-
-    /// A device in the way changed or went, under whatever name: networks in conflict are looked at again.
-    fn mark_conflicts(&mut self, cause: CauseId) {
-        let waiting: Vec<NetworkId> = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| matches!(segment.state, SegmentState::Conflict { .. }))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in waiting {
-            self.mark_segment(&id, cause);
-        }
     }
 
     fn adopt_tap(&mut self, index: Ifindex, name: LinkName, cause: CauseId, now: Time) {

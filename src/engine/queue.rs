@@ -1,6 +1,7 @@
 //! Dirty keys. Each is in its queue at most once; one that was operated on since the last `Drained` waits for the next.
 
 use super::Engine;
+use super::state::SegmentState;
 use crate::model::{Ifindex, LinkName, NetworkId};
 use crate::plan::{CauseId, Key};
 
@@ -52,6 +53,19 @@ impl Engine {
     pub(super) fn mark_watchers(&mut self, name: &LinkName, cause: CauseId) {
         let networks: Vec<NetworkId> = self.watched.get(name).into_iter().flatten().cloned().collect();
         for id in networks {
+            self.mark_segment(&id, cause);
+        }
+    }
+
+    /// A device in the way changed or went, under whatever name: networks in conflict are looked at again.
+    pub(super) fn mark_conflicts(&mut self, cause: CauseId) {
+        let waiting: Vec<NetworkId> = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| matches!(segment.state, SegmentState::Conflict { .. }))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in waiting {
             self.mark_segment(&id, cause);
         }
     }

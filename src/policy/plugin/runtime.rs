@@ -315,9 +315,7 @@ impl Runtime {
                     second = value(&lua, &context.result)?;
                     ctx.raw_set(name, &second)?;
                 }
-                Part::Lease if context.lease.is_some() => {
-                    ctx.raw_set(name, value(&lua, &context.lease)?)?;
-                }
+                Part::Lease if context.lease.is_some() => ctx.raw_set(name, value(&lua, &context.lease)?)?,
                 Part::Diff if context.hook == Hook::Drift => {
                     second = value(&lua, &context.diff)?;
                     ctx.raw_set(name, &second)?;
