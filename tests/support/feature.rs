@@ -2,6 +2,7 @@
 //! the test's observer sees nothing of it.
 
 use super::host::Host;
+use super::world::Elsewhere;
 use std::path::{Path, PathBuf};
 
 /// Something a kernel or a machine may lack.
@@ -29,7 +30,7 @@ pub enum Feature {
 macro_rules! require {
     ($($feature:expr),+ $(,)?) => {
         $(if let Err(reason) = $crate::support::feature::Feature::probe($feature) {
-            $crate::support::world::lack(&reason, $feature.needs_another_kernel());
+            $crate::support::world::lack(&reason, $feature.elsewhere());
             return;
         })+
     };
@@ -58,9 +59,14 @@ impl Feature {
         }
     }
 
-    /// A virtual machine with its own kernel makes up for it.
-    pub fn needs_another_kernel(self) -> bool {
-        !matches!(self, Feature::Tap | Feature::Nat | Feature::Program(_))
+    /// Who makes up for it.
+    pub fn elsewhere(self) -> Elsewhere {
+        match self {
+            Feature::Tap | Feature::Program(_) => Elsewhere::Nobody,
+            // User-mode Linux has nftables of the bridge family only.
+            Feature::Nat => Elsewhere::Machine,
+            _ => Elsewhere::VirtualMachine,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ const SUITE_SECONDS: &str = "2400";
 const ALARM_SECONDS: u32 = 120;
 const SKIP_MARK: &str = "tapwire-test skip: ";
 const VM_MARK: &str = "tapwire-test needs another kernel: ";
+const MACHINE_MARK: &str = "tapwire-test needs the machine's own kernel: ";
 
 /// How much longer things may take here: a virtual machine without hardware help is several times slower.
 pub fn slowness() -> u32 {
@@ -46,10 +47,13 @@ pub fn in_namespace<F: FnOnce()>(body: F) {
     match Verdict::read(name, &run_child(name)) {
         Verdict::Passed => {}
         Verdict::Skip(reason) => skip(name, &reason),
+        Verdict::Machine(reason) => say_skipped(name, &reason),
         Verdict::AnotherKernel(reason) => match vmrun() {
             Some(vmrun) if !in_vm() => match Verdict::read(name, &run_in_vm(vmrun, name)) {
                 Verdict::Passed => {}
-                Verdict::Skip(reason) | Verdict::AnotherKernel(reason) => skip(name, &reason),
+                Verdict::Skip(reason) | Verdict::Machine(reason) | Verdict::AnotherKernel(reason) => {
+                    skip(name, &reason);
+                }
             },
             _ => skip(
                 name,
@@ -59,12 +63,22 @@ pub fn in_namespace<F: FnOnce()>(body: F) {
     }
 }
 
+/// Who has what a kernel or machine lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A virtual machine with a kernel of its own.
+    VirtualMachine,
+    /// Not the virtual machine, but the machine that it runs on, where the same test runs too.
+    Machine,
+    Nobody,
+}
+
 /// Ends the body early: this machine lacks something. Called by `require!`.
-pub fn lack(reason: &str, virtual_machine_has_it: bool) {
-    let mark = if virtual_machine_has_it {
-        VM_MARK
-    } else {
-        SKIP_MARK
+pub fn lack(reason: &str, elsewhere: Elsewhere) {
+    let mark = match elsewhere {
+        Elsewhere::VirtualMachine => VM_MARK,
+        Elsewhere::Machine if in_vm() => MACHINE_MARK,
+        Elsewhere::Machine | Elsewhere::Nobody => SKIP_MARK,
     };
     println!("\n{mark}{reason}");
 }
@@ -73,6 +87,8 @@ enum Verdict {
     Passed,
     Skip(String),
     AnotherKernel(String),
+    /// Lacking in the virtual machine, proven outside of it.
+    Machine(String),
 }
 
 impl Verdict {
@@ -102,11 +118,12 @@ impl Verdict {
                 .find_map(|line| line.strip_prefix(mark))
                 .map(str::to_owned)
         };
-        match (marked(VM_MARK), marked(SKIP_MARK)) {
-            (Some(reason), _) => Verdict::AnotherKernel(reason),
-            (None, Some(reason)) => Verdict::Skip(reason),
-            (None, None) => Verdict::Passed,
-        }
+        let skipped = marked(SKIP_MARK).map(Verdict::Skip);
+        marked(VM_MARK)
+            .map(Verdict::AnotherKernel)
+            .or_else(|| marked(MACHINE_MARK).map(Verdict::Machine))
+            .or(skipped)
+            .unwrap_or(Verdict::Passed)
     }
 }
 
@@ -201,6 +218,10 @@ fn skip(name: &str, reason: &str) {
         std::env::var(REQUIRE_ALL).as_deref() != Ok("1"),
         "{name} must not be skipped ({REQUIRE_ALL}=1): {reason}"
     );
-    // Not through `eprint!`, which libtest captures: a skip must be seen.
+    say_skipped(name, reason);
+}
+
+/// Not through `eprint!`, which libtest captures: a skip must be seen.
+fn say_skipped(name: &str, reason: &str) {
     let _ = writeln!(io::stderr(), "skipped {name}: {reason}");
 }
