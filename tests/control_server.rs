@@ -495,7 +495,8 @@ fn nobody_there_is_told_apart_from_somebody_who_broke_off() {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(proptest::test_runner::Config {
+        cases: 200, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(0x7461_7077), ..Default::default() })]
 
     /// One server for all cases would hide which one hurt it; a case is cheap.
     #[test]

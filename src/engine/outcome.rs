@@ -117,6 +117,7 @@ impl Engine {
                     && let Some(tap) = self.taps.get_mut(index)
                 {
                     tap.wired = bridge.index;
+                    tap.settled = None;
                 }
             }
             (

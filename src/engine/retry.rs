@@ -5,7 +5,7 @@
 
 use super::Engine;
 use super::note::What;
-use super::state::{PortState, SegmentState};
+use super::state::{PortState, SegmentEntry, SegmentState};
 use crate::model::{Ifindex, LinkName, NetworkId, Time};
 use crate::plan::Key;
 use std::time::Duration;
@@ -93,7 +93,10 @@ impl Engine {
             .get(name)
             .into_iter()
             .flatten()
-            .filter(|id| self.segments.get(*id).is_some_and(|s| s.awaits_gone))
+            .filter(|id| {
+                let waits = |s: &SegmentEntry| s.awaits_gone || s.retry_at == Some(Time(u64::MAX));
+                self.segments.get(*id).is_some_and(waits)
+            })
             .cloned()
             .collect();
         for id in waiting {

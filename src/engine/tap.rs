@@ -121,27 +121,16 @@ impl Engine {
                 }
                 return None;
             }
-            (SegmentState::Pending { reason }, _) => {
+            (SegmentState::Pending { reason } | SegmentState::Conflict { reason }, _) => {
                 let reason = format!("network {}: {reason}", want.network).into();
-                self.keep_or_wait(index, PortState::Pending { reason }, now);
-                return None;
+                return self.keep_or_leave(index, want, PortState::Pending { reason }, cause, now);
             }
             (SegmentState::Failed { error, .. }, _) => {
-                let error = format!("network {}: {error}", want.network).into();
-                self.keep_or_wait(
-                    index,
-                    PortState::Failed {
-                        error,
-                        retry_at: None,
-                    },
-                    now,
-                );
-                return None;
-            }
-            (SegmentState::Conflict { reason }, _) => {
-                let reason = format!("network {}: {reason}", want.network).into();
-                self.keep_or_wait(index, PortState::Pending { reason }, now);
-                return None;
+                let state = PortState::Failed {
+                    error: format!("network {}: {error}", want.network).into(),
+                    retry_at: None,
+                };
+                return self.keep_or_leave(index, want, state, cause, now);
             }
         };
         let link = self.observed.link(index)?;
@@ -268,6 +257,30 @@ impl Engine {
             self.note_port(index, now);
         }
         self.set_port_state(index, PortState::Attached, now);
+    }
+
+    /// The network has trouble. A port that forwards in it goes on; one that was told to leave another network for it does not
+    /// stay in that other network meanwhile.
+    fn keep_or_leave(
+        &mut self,
+        index: Ifindex,
+        want: &PortWant,
+        state: PortState,
+        cause: CauseId,
+        now: Time,
+    ) -> Option<Action> {
+        let tap = self.taps.get(&index)?;
+        let elsewhere = match &tap.settled {
+            Some((was, _)) => was.network != want.network,
+            None => self.segments.get(&want.network).and_then(|s| s.bridge) != tap.wired,
+        };
+        if elsewhere && self.is_on_its_bridge(index) {
+            let ops = plan_detach(self.observed.link(index)?, self.entries_of(index));
+            self.set_port_state(index, state, now);
+            return Some(Action::Execute(self.port_plan(index, cause, ops)));
+        }
+        self.keep_or_wait(index, state, now);
+        None
     }
 
     /// A port that forwards is not torn down because its network has trouble now.

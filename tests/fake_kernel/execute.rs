@@ -202,7 +202,10 @@ impl Kernel {
             Op::SetLink { link, change } => self.set_link(resolve(link, made)?, change, made),
             Op::SetBridge { link, attributes } => {
                 let index = resolve(link, made)?;
-                let Some(LinkKind::Bridge(have)) = self.device_mut(index).map(|d| &mut d.link.kind) else {
+                let Some(device) = self.device_mut(index) else {
+                    return refuse(libc::ENODEV, "");
+                };
+                let LinkKind::Bridge(have) = &mut device.link.kind else {
                     return refuse(libc::EOPNOTSUPP, "");
                 };
                 have.stp = attributes.stp.or(have.stp);
@@ -217,7 +220,10 @@ impl Kernel {
             }
             Op::SetVxlan { link, attributes } => {
                 let index = resolve(link, made)?;
-                let Some(LinkKind::Vxlan(have)) = self.device_mut(index).map(|d| &mut d.link.kind) else {
+                let Some(device) = self.device_mut(index) else {
+                    return refuse(libc::ENODEV, "");
+                };
+                let LinkKind::Vxlan(have) = &mut device.link.kind else {
                     return refuse(libc::EOPNOTSUPP, "");
                 };
                 // The request carries these five only (`kernel::encode::set_vxlan`); the others are immutable.
