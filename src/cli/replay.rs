@@ -19,7 +19,8 @@ use std::path::PathBuf;
 ///
 /// Reads what `tapwire trace --record` wrote and decides as a daemon with --config would have: its events, the
 /// operations that the daemon would ask the kernel for, and what became of ports and networks, in order. Every operation
-/// is taken to succeed at once. Plugins are not asked, and what was told to a daemon by command is not known.
+/// is taken to succeed at once. The configured plugins are asked as they are now (what they keep begins empty); what was
+/// told to a daemon by command is not known.
 ///
 /// With --json one object per line: events as `trace` prints them; operations have `op`, `args` and `line`; changes of a
 /// port or network have `state`; the last object is `summary`.
@@ -33,12 +34,10 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
     let file = File::open(&args.file)
         .map_err(|e| Failure::failed(format!("cannot read {}: {e}", args.file.display())))?;
     let config = load_config(context)?;
-    if !config.policy.plugins.is_empty() {
-        say("plugins are not asked: their verdicts are missing from what follows");
-    }
     let desired = sources::desired(&config, &Told::default(), &sources::host_identity());
     let (json, out) = (context.global.json, &mut context.out);
-    let played = replay(BufReader::new(file), desired, config.daemon.prune_after, |line| {
+    let (plugins, prune_after) = (&config.policy, config.daemon.prune_after);
+    let played = replay(BufReader::new(file), desired, plugins, prune_after, |line| {
         if json {
             object(out, &line)
         } else {
@@ -49,6 +48,7 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
     context.out.flush()?;
     let summary = played.map_err(|error| match error {
         ReplayError::Print(error) => error.into(),
+        ReplayError::Policy(report) => Failure::new(Exit::Usage, report.to_string()),
         error => Failure::from_error(Exit::Failed, &error).context(&args.file.display().to_string()),
     })?;
     if !summary.begins_with_listing {
@@ -95,6 +95,15 @@ fn text(out: &mut Output, line: &Line) -> io::Result<()> {
             Some((style, text)) => said(out, note.at, "--", &out.paint(style, &text)),
             None => Ok(()),
         },
+        Line::Plugin {
+            at,
+            plugin,
+            hook,
+            error,
+        } => {
+            let text = format!("plugin {plugin}, hook {hook}: {error}");
+            said(out, *at, "--", &out.paint(Style::Bad, &text))
+        }
     }
 }
 
@@ -197,6 +206,12 @@ fn object(out: &mut Output, line: &Line) -> io::Result<()> {
             Some(object) => out.json(&object),
             None => Ok(()),
         },
+        Line::Plugin {
+            at,
+            plugin,
+            hook,
+            error,
+        } => out.json(&json!({"ts_us": at.micros(), "plugin": plugin, "hook": hook.word(), "error": error})),
     }
 }
 

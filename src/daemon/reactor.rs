@@ -267,7 +267,7 @@ impl Reactor {
             }
             return Ok(false);
         }
-        self.run_policy_timers();
+        self.asking().run_policy_timers();
         self.hand_out_notes();
         // Notes may have asked hooks that answer at once, timers may have made keys dirty.
         Ok(!self.take_replies() && self.engine.dirty_keys() == 0)
@@ -336,11 +336,11 @@ impl Reactor {
             } => return self.serve(network, device, want),
             Action::EndService { network, forget } => return self.end_service(network, forget),
             Action::AskPort { index, ticket, why } => {
-                self.ask_port(index, ticket, why);
+                self.asking().ask_port(index, ticket, why);
                 return self.take_ready_replies();
             }
             Action::AskNetwork { network, ticket, why } => {
-                self.ask_network(&network, ticket, why);
+                self.asking().ask_network(&network, ticket, why);
                 return self.take_ready_replies();
             }
         };
@@ -369,7 +369,7 @@ impl Reactor {
         for note in self.engine.take_notes() {
             report::log(&note);
             self.observer.note(&note);
-            self.tell_policy(&note);
+            self.asking().tell_policy(&note);
             if matches!(note.what, What::InSync { .. }) && !self.ready {
                 self.sweep_services();
                 self.ready = true;

@@ -155,7 +155,7 @@ impl Reactor {
             &self.engine,
             now,
         );
-        self.tell_policy_lease(lease, tap);
+        self.asking().tell_policy_lease(lease, tap);
     }
 
     /// The tap behind which the client is, if its mapping says so.

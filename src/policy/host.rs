@@ -83,6 +83,11 @@ impl Host {
         }
     }
 
+    /// The next reply, waited for: what was asked is answered, or given up by the watchdog. Not for an async context.
+    pub fn wait(&mut self) -> Option<Reply> {
+        self.replies.blocking_recv()
+    }
+
     /// A reply that is already there.
     pub fn try_recv(&mut self) -> Option<Reply> {
         while let Ok(reply) = self.replies.try_recv() {

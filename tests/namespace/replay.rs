@@ -363,3 +363,121 @@ fn a_flat_networks_address_would_move_to_a_bridge_that_the_recording_never_tells
         assert_eq!(ports(&replayed)["attached"], 1);
     });
 }
+
+const SITE_PLUGIN: &str = r#"
+return {
+  api = 1,
+  resolve = function(ctx)
+    if ctx.link.name == "other0" then return { network = "blue" } end
+  end,
+  network = function(ctx) return { tags = { word = "said by " .. ctx.network.id } } end,
+  port = function(ctx)
+    if ctx.link.name == "tap1" then return { deny = "not this one" } end
+    return { mtu = 1400, port = { isolated = true }, alias = ctx.network.tags.word }
+  end,
+}
+"#;
+
+#[test]
+fn the_configured_plugins_are_asked_as_the_daemon_asked_them() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let site = BLUE.replace("\"tap*\"]", "\"tap*\", \"other*\"]");
+        let site = format!("{site}[policy]\nplugins = [\"site.lua\"]\n");
+        let mut daemon = Daemon::spawn(&host, BLUE);
+        daemon.wait_in_sync();
+        daemon.write_file("site.lua", SITE_PLUGIN);
+        daemon.stop();
+        daemon.write_configuration(&site);
+        daemon.start();
+        daemon.wait_in_sync();
+        let recording = Recording::of(&daemon);
+        let _taps = [host.tap("tap0"), host.tap("tap1"), host.tap("other0")];
+        attached(&daemon, 2);
+        daemon.wait_port("tap1", "denied");
+        let decided = decided(&daemon);
+        let file = recording.finish();
+        let again = replayed(daemon.command(&[]), &file);
+        let (done, mut decided) = (operations(&again), decided);
+        // What is done for a tap while its plugins think: here they answer at once.
+        decided.remove("tap1");
+        assert_eq!(kinds(&done), kinds(&decided));
+        assert_eq!(ports(&again)["attached"], 2);
+        assert_eq!(ports(&again)["denied"], 1);
+        let has = |replayed: &[Value], tap: &str, words: &str| {
+            replayed
+                .iter()
+                .any(|line| text(line, "tap") == tap && text(line, "line").contains(words))
+        };
+        for tap in ["tap0", "other0"] {
+            assert!(has(&again, tap, "mtu 1400"), "{again:#?}");
+            assert!(has(&again, tap, "said by blue"), "{again:#?}");
+            assert!(has(&again, tap, "isolated on"), "{again:#?}");
+        }
+        // What a changed plugin would have decided on the same day, and that one failed.
+        daemon.write_file(
+            "site.lua",
+            "return { api = 1, on_error = 'skip', port = function(ctx)\n\
+             if ctx.link.name == 'tap1' then error('no idea') end\n\
+             return { mtu = 1300 } end }",
+        );
+        let changed = replayed(daemon.command(&[]), &file);
+        assert!(has(&changed, "tap0", "mtu 1300"), "{changed:#?}");
+        assert_eq!(ports(&changed)["attached"], 2, "{changed:#?}");
+        let failures: Vec<&Value> = changed.iter().filter(|line| line["plugin"].is_string()).collect();
+        assert!(
+            failures.len() == 1 && text(failures[0], "error").contains("site.lua:2: no idea"),
+            "{failures:?}"
+        );
+        // One that does not load is no replay.
+        daemon.write_file("site.lua", "return {");
+        let refused = daemon.command(&["replay"]).arg(&file).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    });
+}
+
+#[test]
+fn timers_of_plugins_run_in_the_recordings_time() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(BLUE);
+        let recording = Recording::of(&daemon);
+        let _one = host.tap("tap0");
+        attached(&daemon, 1);
+        // The recording has to be longer than a second and a half.
+        std::thread::sleep(Duration::from_millis(1600));
+        let _two = host.tap("tap1");
+        attached(&daemon, 2);
+        let file = recording.finish();
+        daemon.write_file(
+            "site.lua",
+            "return { api = 1, every = '1s', tick = function() return { invalidate = { taps = { 'tap0' } } } end,\n\
+             port = function(ctx)\n\
+             if ctx.reason == 'invalidate' then return { alias = 'asked again at ' .. math.floor(ctx.now) } end end }",
+        );
+        let config = daemon.path("other.toml");
+        std::fs::write(&config, format!("{BLUE}[policy]\nplugins = [\"site.lua\"]\n")).unwrap();
+        let mut command = daemon.command(&[]);
+        command.arg("--config").arg(&config);
+        let began = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let replayed = replayed(command, &file);
+        let said: Vec<&str> = replayed
+            .iter()
+            .filter(|line| text(line, "tap") == "tap0" && text(line, "line").contains("asked again at"))
+            .map(|line| text(line, "line"))
+            .collect();
+        assert_eq!(said.len(), 1, "{replayed:#?}");
+        let at: u64 = said[0]
+            .split("asked again at ")
+            .nth(1)
+            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next())
+            .and_then(|number| number.parse().ok())
+            .unwrap();
+        assert!(at <= began && at + 60 > began, "{at} {began}");
+    });
+}

@@ -2,11 +2,12 @@
 
 use super::super::reactor::Reactor;
 use super::verdict::Resolved;
-use super::{Again, Question, facts, verdict};
+use super::{Again, Policy, Question, facts, verdict};
 use crate::desired::verdict::{Denial, PortVerdict};
+use crate::engine::Engine;
 use crate::engine::event::{Event, Why};
 use crate::engine::state::PortState;
-use crate::model::{Ifindex, NetworkId};
+use crate::model::{Ifindex, NetworkId, Time};
 use crate::policy::api::context::{Plan, Reason};
 use crate::policy::api::{Decision, Fallback, Hook, Reply, Subject};
 use std::collections::BTreeMap;
@@ -24,6 +25,47 @@ fn reason(why: Why) -> Reason {
 }
 
 impl Reactor {
+    pub(in crate::daemon) fn asking(&mut self) -> Asking<'_> {
+        let now = self.now();
+        Asking {
+            engine: &mut self.engine,
+            policy: &mut self.policy,
+            now,
+        }
+    }
+
+    /// Handles the replies that needed no script.
+    pub(in crate::daemon) fn take_ready_replies(&mut self) {
+        while let Some(reply) = self.policy.ready.pop_front() {
+            self.on_reply(reply);
+        }
+    }
+
+    /// Handles every reply that is there. True if there was one.
+    pub(in crate::daemon) fn take_replies(&mut self) -> bool {
+        let mut any = false;
+        while let Some(reply) = self.policy.take_reply() {
+            any = true;
+            self.on_reply(reply);
+        }
+        any
+    }
+
+    pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
+        self.count(&reply);
+        self.policy.record(&reply);
+        self.asking().on_reply(&reply);
+    }
+}
+
+/// The engine and the plugins at one moment: the daemon's, or those of a replay.
+pub(in crate::daemon) struct Asking<'a> {
+    pub engine: &'a mut Engine,
+    pub policy: &'a mut Policy,
+    pub now: Time,
+}
+
+impl Asking<'_> {
     /// The engine asks about a tap.
     pub(in crate::daemon) fn ask_port(&mut self, index: Ifindex, ticket: u64, why: Why) {
         let mapping = self
@@ -49,7 +91,7 @@ impl Reactor {
         }
     }
 
-    pub(in crate::daemon) fn ask_after_resolve(&mut self, index: Ifindex) {
+    fn ask_after_resolve(&mut self, index: Ifindex) {
         let mapped = self
             .policy
             .questions
@@ -62,7 +104,7 @@ impl Reactor {
         }
     }
 
-    pub(in crate::daemon) fn ask_after_port(&mut self, index: Ifindex) {
+    fn ask_after_port(&mut self, index: Ifindex) {
         let Some(question) = self.policy.questions.get(&index) else {
             return;
         };
@@ -78,12 +120,12 @@ impl Reactor {
         }
     }
 
-    pub(in crate::daemon) fn ask_hook(&mut self, index: Ifindex, hook: Hook) {
+    fn ask_hook(&mut self, index: Ifindex, hook: Hook) {
         let Some(question) = self.policy.questions.get(&index) else {
             return;
         };
         let facts = Arc::clone(&self.policy.facts);
-        let context = facts::of_port(&self.engine, index, hook, question.network.as_ref(), &facts);
+        let context = facts::of_port(self.engine, index, hook, question.network.as_ref(), &facts);
         let Some(mut context) = context else {
             self.policy.questions.remove(&index);
             return;
@@ -103,7 +145,7 @@ impl Reactor {
         self.policy.ask(Subject::Tap(index.get()), hook, ticket, context);
     }
 
-    pub(in crate::daemon) fn conclude(&mut self, index: Ifindex) {
+    fn conclude(&mut self, index: Ifindex) {
         let Some(question) = self.policy.questions.remove(&index) else {
             return;
         };
@@ -113,7 +155,7 @@ impl Reactor {
             .tap(index)
             .is_some_and(|tap| self.engine.desired().mapping_for(&tap.name).is_some());
         verdict.network = question.network.filter(|_| !mapped);
-        let now = self.now();
+        let now = self.now;
         self.engine.handle(
             Event::PortVerdict {
                 index,
@@ -129,7 +171,7 @@ impl Reactor {
         let Some(network) = self.engine.desired().network(id) else {
             return;
         };
-        let mut context = facts::of_network(&self.engine, network, &self.policy.facts);
+        let mut context = facts::of_network(self.engine, network, &self.policy.facts);
         context.reason = reason(why);
         self.policy.networks.insert(id.clone(), ticket);
         self.policy.again.remove(&Again::Network(id.clone()));
@@ -137,35 +179,16 @@ impl Reactor {
             .ask(Subject::Network(id.to_string()), Hook::Network, ticket, context);
     }
 
-    /// Handles the replies that needed no script.
-    pub(in crate::daemon) fn take_ready_replies(&mut self) {
-        while let Some(reply) = self.policy.ready.pop_front() {
-            self.on_reply(reply);
-        }
-    }
-
-    /// Handles every reply that is there. True if there was one.
-    pub(in crate::daemon) fn take_replies(&mut self) -> bool {
-        let mut any = false;
-        while let Some(reply) = self.policy.take_reply() {
-            any = true;
-            self.on_reply(reply);
-        }
-        any
-    }
-
-    pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
-        self.count(&reply);
-        self.policy.record(&reply);
+    pub(in crate::daemon) fn on_reply(&mut self, reply: &Reply) {
         match (&reply.key, reply.hook) {
             (Subject::Tap(raw), Hook::Resolve | Hook::Port | Hook::Admit) => {
                 if let Some(index) = Ifindex::new(*raw) {
-                    self.on_port_reply(index, &reply);
+                    self.on_port_reply(index, reply);
                 }
             }
             (Subject::Network(text), Hook::Network) => {
                 if let Ok(id) = NetworkId::new(text) {
-                    self.on_network_reply(id, &reply);
+                    self.on_network_reply(id, reply);
                 }
             }
             (_, Hook::Observe | Hook::Tick) => self.invalidate(&reply.decision),
@@ -180,7 +203,7 @@ impl Reactor {
         if self.policy.networks.get(&id) != Some(&reply.seq) {
             return;
         }
-        let now = self.now();
+        let now = self.now;
         if let Some(after) = reply.retry_after {
             self.policy
                 .again
@@ -223,7 +246,7 @@ impl Reactor {
         }
     }
 
-    pub(in crate::daemon) fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {
+    fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {
         let current = self
             .policy
             .questions
@@ -233,7 +256,7 @@ impl Reactor {
             return;
         }
         if let Some(after) = reply.retry_after {
-            let at = self.now().plus(after);
+            let at = self.now.plus(after);
             self.policy.again.insert(Again::Tap(index), at);
         }
         match &reply.decision {
@@ -246,7 +269,7 @@ impl Reactor {
                     Ok(Some(Resolved::Known(id))) => Some(id),
                     Ok(Some(Resolved::New(network))) => {
                         let id = network.id.clone();
-                        let now = self.now();
+                        let now = self.now;
                         self.engine.handle(Event::SetNetwork(network), now);
                         Some(id)
                     }
@@ -292,16 +315,11 @@ impl Reactor {
     }
 
     /// "Not now": denied until it is asked again.
-    pub(in crate::daemon) fn defer(
-        &mut self,
-        index: Ifindex,
-        seconds: Option<i64>,
-        by: &BTreeMap<String, String>,
-    ) {
+    fn defer(&mut self, index: Ifindex, seconds: Option<i64>, by: &BTreeMap<String, String>) {
         let Some(seconds) = seconds.and_then(|s| u64::try_from(s).ok()) else {
             return;
         };
-        let at = self.now().plus(Duration::from_secs(seconds));
+        let at = self.now.plus(Duration::from_secs(seconds));
         self.policy.again.insert(Again::Tap(index), at);
         if let Some(question) = self.policy.questions.get_mut(&index)
             && question.verdict.deny.is_none()

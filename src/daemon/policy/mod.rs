@@ -4,7 +4,7 @@
 //! hook calls (`resolve`, `port`, `admit`) on the plugins' own threads, and the answers become one verdict. Nothing waits:
 //! a question that needs a script is answered by a later event. Without plugins there is no host and no thread.
 
-mod ask;
+pub(super) mod ask;
 mod facts;
 pub(super) mod reload;
 mod show;
@@ -78,6 +78,8 @@ pub struct Policy {
     calls: u64,
     errors: u64,
     seq: u64,
+    /// In a replay: answers are waited for, and this is the time, in seconds since 1970.
+    replayed: Option<f64>,
 }
 
 impl Policy {
@@ -100,12 +102,34 @@ impl Policy {
         })
     }
 
+    /// The plugins of a replay: they are asked as the daemon asks them, but nothing goes on meanwhile, and what they keep
+    /// (`host.state`) begins empty and goes nowhere.
+    pub fn replayed(settings: &PolicySettings) -> Result<Self, LoadReport> {
+        let mut settings = settings.clone();
+        settings.settings.remove("state");
+        let mut policy = Self::start(&settings)?;
+        policy.replayed = Some(0.0);
+        Ok(policy)
+    }
+
+    /// In a replay: what `ctx.now` is from here on, in seconds since 1970.
+    pub fn set_clock(&mut self, now: f64) {
+        self.replayed = Some(now);
+    }
+
     pub fn usage(&self) -> PolicyUse {
         let has = |hook| self.host.as_ref().is_some_and(|host| host.has_hook(hook));
         PolicyUse {
             ports: has(Hook::Resolve) || has(Hook::Port) || has(Hook::Admit),
             networks: has(Hook::Network),
         }
+    }
+
+    /// Some plugin wants to be told what happened.
+    pub fn watches(&self) -> bool {
+        [Hook::Attached, Hook::Detached, Hook::Drift, Hook::Observe]
+            .into_iter()
+            .any(|hook| self.has(hook))
     }
 
     fn has(&self, hook: Hook) -> bool {
@@ -168,15 +192,21 @@ impl Policy {
         if !self.recorders.is_empty() && self.recorded.len() < MAX_RECORDED {
             self.recorded.insert((key.clone(), hook), context.clone());
         }
-        let Some(host) = &self.host else { return };
-        if let Asked::Answered(reply) = host.ask(Request {
+        if let Some(now) = self.replayed {
+            context.now = now;
+        }
+        let Some(host) = &mut self.host else { return };
+        let asked = host.ask(Request {
             r#gen: 0,
             seq,
             key,
             hook,
             context,
-        }) {
-            self.ready.push_back(*reply);
+        });
+        match asked {
+            Asked::Answered(reply) => self.ready.push_back(*reply),
+            Asked::Pending if self.replayed.is_some() => self.ready.extend(host.wait()),
+            Asked::Pending => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Hooks that decide nothing: what happened, timers, and what they want looked at again.
 
-use super::super::reactor::Reactor;
+use super::ask::Asking;
 use super::{Again, facts};
 use crate::engine::event::Event;
 use crate::engine::note::{Note, TapChange, What};
@@ -10,7 +10,7 @@ use crate::policy::api::context::{AttachResult, Difference};
 use crate::policy::api::{Context, Decision, Hook, Subject};
 use std::sync::Arc;
 
-impl Reactor {
+impl Asking<'_> {
     pub(in crate::daemon) fn invalidate(&mut self, decision: &Decision) {
         let Decision::Observe(decided) = decision else {
             return;
@@ -42,13 +42,13 @@ impl Reactor {
             })
             .map(|n| n.id.clone())
             .collect();
-        let now = self.now();
+        let now = self.now;
         self.engine.handle(Event::Invalidate { taps, networks }, now);
     }
 
     /// Timers and second questions that are due.
     pub(in crate::daemon) fn run_policy_timers(&mut self) {
-        let now = self.now();
+        let now = self.now;
         let (mut taps, mut networks) = (Vec::new(), Vec::new());
         self.policy.again.retain(|whom, at| {
             if *at > now {
@@ -88,10 +88,10 @@ impl Reactor {
         }
         let host = Arc::clone(&self.policy.facts);
         let of_tap =
-            tap.and_then(|i| facts::of_port(&self.engine, i, Hook::Lease, Some(&lease.network), &host));
+            tap.and_then(|i| facts::of_port(self.engine, i, Hook::Lease, Some(&lease.network), &host));
         let context = of_tap.or_else(|| {
             let network = self.engine.desired().network(&lease.network)?;
-            Some(facts::of_network(&self.engine, network, &host))
+            Some(facts::of_network(self.engine, network, &host))
         });
         let mut context = context.unwrap_or_default();
         context.lease = Some(crate::policy::api::context::Lease {
@@ -158,7 +158,7 @@ impl Reactor {
             return;
         }
         let facts = Arc::clone(&self.policy.facts);
-        let context = facts::of_port(&self.engine, port.index, hook, port.network.as_ref(), &facts);
+        let context = facts::of_port(self.engine, port.index, hook, port.network.as_ref(), &facts);
         let mut context = context.unwrap_or_default();
         self.policy.tag(&mut context, port.network.as_ref());
         add(&mut context);

@@ -3,17 +3,20 @@
 //! The engine is the daemon's own. Around it, everything that the daemon's loop does is simulated from the recording:
 //! its listing is the snapshot, its messages are the events, its stamps are the clock, and every operation succeeds at
 //! once (`world`, `execute`). So what is printed is what a daemon with the given configuration would have decided, had
-//! it never been late and never been refused; plugins are not asked.
+//! it never been late and never been refused. Its plugins are asked and answer at once (`plugins`).
 //!
 //! The recorded daemon's own effects are in the recording too. They do not confuse the replay (`merge` says why); a
 //! requester's port id is not needed to know them, and link messages carry none.
 
 mod execute;
 mod merge;
+mod plugins;
 mod tape;
 mod world;
 
+use super::policy::Policy;
 use super::rows;
+use crate::config::PolicySettings;
 use crate::desired::Desired;
 use crate::engine::Engine;
 use crate::engine::event::{Action, Event, Loss, Snapshot};
@@ -25,9 +28,12 @@ use crate::model::Time;
 use crate::observed::Change;
 use crate::plan::op::Op;
 use crate::plan::{Key, Plan};
+use crate::policy::LoadReport;
+use crate::policy::api::Hook;
 use crate::telemetry::record::RecordError;
 use crate::telemetry::trace::{self, Tracer};
 use serde_json::Value;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
 use std::time::Duration;
 use tape::{Tape, What};
@@ -48,6 +54,13 @@ pub enum Line {
     Operation(Box<Operation>),
     /// What the engine made of it: states, drift, pruning.
     Note(Box<Note>),
+    /// A plugin's hook begins to fail; something else stands in for its answers.
+    Plugin {
+        at: Time,
+        plugin: String,
+        hook: Hook,
+        error: String,
+    },
 }
 
 #[derive(Debug)]
@@ -95,6 +108,8 @@ pub struct Summary {
 pub enum ReplayError {
     #[error(transparent)]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Policy(#[from] LoadReport),
     #[error("cannot print")]
     Print(#[from] io::Error),
     #[error("the engine does not come to rest at {at} s, its last operation is: {last}")]
@@ -106,6 +121,7 @@ pub enum ReplayError {
 pub fn replay(
     recording: impl Read,
     desired: Desired,
+    plugins: &PolicySettings,
     prune_after: Option<Duration>,
     mut tell: impl FnMut(Line) -> io::Result<()>,
 ) -> Result<Summary, ReplayError> {
@@ -113,15 +129,21 @@ pub fn replay(
     let damage = tape.damage.take();
     let mut engine = Engine::new(desired, prune_after, Time::ZERO);
     engine.handle(Event::SourcesInSync, Time::ZERO);
+    let mut policy = Policy::replayed(plugins)?;
+    policy.restart_timers(Time::ZERO);
+    engine.handle(Event::PolicyChanged(policy.usage()), Time::ZERO);
     let begins_with_listing =
         matches!(tape.entries.first(), Some(entry) if matches!(entry.what, What::Listing(_)));
     let mut player = Player {
         tape: &tape,
         engine,
+        policy,
+        failing: BTreeSet::new(),
         world: World::default(),
         tracer: Tracer::new(),
         tell: &mut tell,
         position: 0,
+        untold: VecDeque::new(),
         summary: Summary {
             begins_with_listing,
             ..Summary::default()
@@ -137,11 +159,16 @@ pub fn replay(
 struct Player<'a> {
     tape: &'a Tape,
     engine: Engine,
+    policy: Policy,
+    /// Plugins and hooks whose last call failed: told once.
+    failing: BTreeSet<(String, Hook)>,
     world: World,
     tracer: Tracer,
     tell: &'a mut dyn FnMut(Line) -> io::Result<()>,
     /// Of the entry being played.
     position: usize,
+    /// Told to the plugins that watch, once the engine is at rest.
+    untold: VecDeque<Note>,
     summary: Summary,
 }
 
@@ -224,20 +251,26 @@ impl Player<'_> {
 
     /// What the engine does by itself before `at`: retries, pruning.
     fn wait_until(&mut self, at: Time) -> Result<(), ReplayError> {
-        while let Some(due) = self.engine.next_deadline().filter(|due| *due < at) {
+        while let Some(due) = self.next_deadline().filter(|due| *due < at) {
             self.settle(due)?;
             // A deadline that stays is one whose reason has yet to come.
-            if self.engine.next_deadline().is_some_and(|next| next <= due) {
+            if self.next_deadline().is_some_and(|next| next <= due) {
                 break;
             }
         }
         Ok(())
     }
 
+    fn next_deadline(&self) -> Option<Time> {
+        let plugins = self.policy.next_deadline();
+        self.engine.next_deadline().into_iter().chain(plugins).min()
+    }
+
     /// Everything the engine wants to do now, until it wants nothing more.
     fn settle(&mut self, now: Time) -> Result<(), ReplayError> {
         let mut last = None;
         for _ in 0..MAX_ROUNDS {
+            self.run_timers(now)?;
             self.engine.handle(Event::Drained, now);
             let mut acted = false;
             while let Some(action) = self.engine.poll_action(now) {
@@ -248,11 +281,13 @@ impl Player<'_> {
                     last = plan.steps.last().map(|step| step.op.to_string());
                     self.operations(plan, now)?;
                 }
-                let event = self.carry_out(action);
-                self.engine.handle(event, now);
+                if let Some(event) = self.carry_out(action, now)? {
+                    self.engine.handle(event, now);
+                }
             }
             self.notes()?;
-            if !acted {
+            // What hooks answer to the notes may be to look again.
+            if !acted && !self.tell_plugins(now)? {
                 return Ok(());
             }
         }
@@ -262,8 +297,9 @@ impl Player<'_> {
         })
     }
 
-    fn carry_out(&mut self, action: Action) -> Event {
-        match action {
+    /// None: the engine has been told already.
+    fn carry_out(&mut self, action: Action, now: Time) -> Result<Option<Event>, ReplayError> {
+        Ok(Some(match action {
             Action::Execute(plan) => {
                 let observed = self.engine.observed();
                 Event::Done(self.world.execute(plan, observed, self.tape, self.position))
@@ -294,18 +330,17 @@ impl Player<'_> {
                 network,
                 state: ServiceState::Waiting,
             },
-            // Not reached: the engine is told of no policy. No opinion is the right answer all the same.
-            Action::AskPort { index, ticket, .. } => Event::PortVerdict {
-                index,
-                ticket,
-                verdict: Box::default(),
-            },
-            Action::AskNetwork { network, ticket, .. } => Event::NetworkVerdict {
-                network,
-                ticket,
-                verdict: Box::default(),
-            },
-        }
+            Action::AskPort { index, ticket, why } => {
+                self.asking(now).ask_port(index, ticket, why);
+                self.answers(now)?;
+                return Ok(None);
+            }
+            Action::AskNetwork { network, ticket, why } => {
+                self.asking(now).ask_network(&network, ticket, why);
+                self.answers(now)?;
+                return Ok(None);
+            }
+        }))
     }
 
     fn operations(&mut self, plan: &Plan, at: Time) -> Result<(), ReplayError> {
@@ -338,6 +373,9 @@ impl Player<'_> {
 
     fn notes(&mut self) -> Result<(), ReplayError> {
         for note in self.engine.take_notes() {
+            if self.policy.watches() {
+                self.untold.push_back(note.clone());
+            }
             (self.tell)(Line::Note(Box::new(note)))?;
         }
         Ok(())

@@ -35,6 +35,8 @@ pub enum What {
 #[derive(Debug, Default)]
 pub struct Tape {
     pub entries: Vec<Entry>,
+    /// The first packet's stamp, in microseconds since 1970.
+    pub start_us: u64,
     /// Where the file stops making sense; the entries before it are good.
     pub damage: Option<RecordError>,
     births: BTreeMap<LinkName, Vec<Birth>>,
@@ -60,6 +62,7 @@ impl Tape {
             }
         }
         sorter.end_listing(&mut tape.entries);
+        tape.start_us = sorter.start.unwrap_or_default();
         tape.births = births(&tape.entries);
         Ok(tape)
     }
