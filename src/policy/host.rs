@@ -3,14 +3,13 @@
 //! Owned by the reactor. `ask` never blocks; what blocks (`Preparation::load`, `Candidate::compare`) takes no reference
 //! to the host and can run on another thread. A failed or refused reload changes nothing.
 
-use super::api::{Context, Decision, Hook, Reply, Request, Subject};
+use super::api::{Hook, Reply, Request, Subject};
 use super::generation::{self, LoadReport, Loaded};
 use super::plugin::load::Problem;
 use super::plugin::store::Kept;
 use super::pool::{Pool, Sink};
 use super::status::Status;
 use crate::config::PolicySettings;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -220,185 +219,7 @@ impl Preparation {
 
 /// A generation that could run.
 pub struct Candidate {
-    loaded: Loaded,
-    config: PolicySettings,
-    kept: BTreeMap<String, Kept>,
-}
-
-/// A question with the answer that holds now.
-#[derive(Debug, Clone)]
-pub struct Known {
-    pub key: Subject,
-    pub hook: Hook,
-    pub context: Context,
-    pub before: Decision,
-}
-
-/// One answer that a candidate would change.
-#[derive(Debug, Clone, Serialize)]
-pub struct Changed {
-    pub subject: Subject,
-    pub tap: String,
-    pub hook: Hook,
-    pub before: serde_json::Value,
-    pub after: serde_json::Value,
-}
-
-/// What a candidate would change.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Comparison {
-    pub asked: usize,
-    pub changed: Vec<Changed>,
-    /// Failures of plugins on the way.
-    pub errors: Vec<String>,
-}
-
-/// Why a comparison speaks against a reload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("the new plugins fail: {0}")]
-    Errors(String),
-    #[error("{changed} of {asked} answers would change, at most {allowed} may (--max-changes)")]
-    TooManyChanges {
-        changed: usize,
-        asked: usize,
-        allowed: usize,
-    },
-}
-
-impl Comparison {
-    /// Nothing may fail, and at most `percent` of the answers, but always ten, may change.
-    pub fn check(&self, percent: u8) -> Result<(), Refusal> {
-        self.check_at_most((self.asked * usize::from(percent) / 100).max(10))
-    }
-
-    /// Nothing may fail, and at most `allowed` answers may change.
-    pub fn check_at_most(&self, allowed: usize) -> Result<(), Refusal> {
-        if let Some(error) = self.errors.first() {
-            return Err(Refusal::Errors(error.clone()));
-        }
-        if self.changed.len() > allowed {
-            return Err(Refusal::TooManyChanges {
-                changed: self.changed.len(),
-                asked: self.asked,
-                allowed,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Changed {
-    /// One line per field: "tap3f mtu 1500 -> 8950 (mtu plugins/mtu.lua:14)".
-    pub fn lines(&self) -> Vec<String> {
-        let who = match &self.subject {
-            Subject::Tap(_) => self.tap.clone(),
-            Subject::Network(id) | Subject::Plugin(id) => id.clone(),
-        };
-        let fields = |side: &serde_json::Value| {
-            let mut plain = side.clone();
-            let by = plain
-                .as_object_mut()
-                .and_then(|map| map.remove("by"))
-                .unwrap_or_default();
-            let mut out = Vec::new();
-            super::tools::eval::flatten("", &plain, &mut out);
-            (out.into_iter().collect::<BTreeMap<_, _>>(), by)
-        };
-        let ((before, _), (after, by)) = (fields(&self.before), fields(&self.after));
-        let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        let text =
-            |value: Option<&serde_json::Value>| value.map_or_else(|| "-".to_owned(), ToString::to_string);
-        let line = |path: &String| {
-            let (old, new) = (before.get(path), after.get(path));
-            let origin = by
-                .get(path)
-                .and_then(|o| o.as_str())
-                .map_or(String::new(), |o| format!(" ({o})"));
-            (old != new).then(|| format!("{who} {path} {} -> {}{origin}", text(old), text(new)))
-        };
-        paths.into_iter().filter_map(line).collect()
-    }
-}
-
-/// How long one answer may take in a comparison: chain, deadlines and a rebuild included.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-impl Candidate {
-    pub fn hash(&self) -> u64 {
-        self.loaded.hash
-    }
-
-    /// Asks the candidate everything that is known and compares. Blocks. Runs on states of its own: log lines,
-    /// metrics and state writes of this rehearsal go nowhere.
-    pub fn compare(&self, known: &[Known]) -> Result<Comparison, LoadReport> {
-        let mut config = self.config.clone();
-        config.settings.remove("state");
-        let rehearsal = generation::load(&config, &self.kept)?;
-        let (out, answers) = std::sync::mpsc::channel();
-        let sink: Sink = Box::new(move |reply| {
-            let _ = out.send(reply);
-        });
-        let pool = Pool::start(0, rehearsal.members, rehearsal.around, sink);
-        let mut comparison = Comparison {
-            asked: known.len(),
-            ..Comparison::default()
-        };
-        for (seq, question) in (1..).zip(known) {
-            let asked = pool.ask(Request {
-                r#gen: 0,
-                seq,
-                key: question.key.clone(),
-                hook: question.hook,
-                context: question.context.clone(),
-            });
-            let reply = match asked {
-                Some(reply) => reply,
-                None => match answers.recv_timeout(PATIENCE) {
-                    Ok(reply) => reply,
-                    Err(_) => {
-                        comparison
-                            .errors
-                            .push(format!("no answer about {:?}", question.key));
-                        continue;
-                    }
-                },
-            };
-            comparison.errors.extend(reply.steps.iter().filter_map(|step| {
-                let error = step.error.as_ref()?;
-                Some(format!(
-                    "{} {} {}: {error}",
-                    step.plugin,
-                    question.hook,
-                    question.context.tap()
-                ))
-            }));
-            if !same_verdict(&question.before, &reply.decision) {
-                comparison.changed.push(Changed {
-                    subject: question.key.clone(),
-                    tap: question.context.tap().to_owned(),
-                    hook: question.hook,
-                    before: shown(&question.before),
-                    after: shown(&reply.decision),
-                });
-            }
-        }
-        Ok(comparison)
-    }
-}
-
-fn shown(decision: &Decision) -> serde_json::Value {
-    super::without_nulls(serde_json::to_value(decision).unwrap_or_default())
-}
-
-/// Equal but for the lines that decided it: an edited comment is no change.
-fn same_verdict(a: &Decision, b: &Decision) -> bool {
-    let without_origin = |decision| {
-        let mut value = shown(decision);
-        if let Some(map) = value.as_object_mut() {
-            map.remove("by");
-        }
-        value
-    };
-    without_origin(a) == without_origin(b)
+    pub(super) loaded: Loaded,
+    pub(super) config: PolicySettings,
+    pub(super) kept: BTreeMap<String, Kept>,
 }

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod merge;
 pub mod plugin;
 pub mod pool;
+pub mod rehearsal;
 pub mod settings;
 pub mod shape;
 pub mod status;
@@ -29,7 +30,8 @@ pub mod watch;
 
 pub use error::Error;
 pub use generation::LoadReport;
-pub use host::{Asked, Candidate, Comparison, Host, Known, Preparation, Refusal};
+pub use host::{Asked, Candidate, Host, Preparation};
+pub use rehearsal::{Comparison, Known, Refusal};
 pub use status::Status;
 
 /// JSON without object entries that are null or empty: how decisions are shown.

@@ -2,8 +2,8 @@
 
 use crate::bench::*;
 use serde_json::{Value as Json, json};
+use tapwire::policy::Known;
 use tapwire::policy::api::{Decision, Fallback, Hook, Outcome, Subject};
-use tapwire::policy::host::Known;
 use tapwire::policy::status::Health;
 use tapwire::policy::{Asked, Host, Refusal};
 
