@@ -13,9 +13,11 @@
 mod rules;
 pub mod table;
 
-use crate::model::{Cidr, Mac, PortMapping};
+use crate::model::{Cidr, Mac, Network, PortMapping};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
 /// One element of a set of the guard's table, without the port it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,9 +51,12 @@ impl fmt::Display for Entry {
 
 /// The entries of a mapping's ports, in order and without doubles; none if its ports are not guarded.
 ///
+/// Where its network advertises prefixes for machines to make addresses in, each may use the one of its MAC: nobody else
+/// could know that it has to be told.
+///
 /// `shared_bridge`: one VLAN-aware bridge for all networks. On bridges of their own a trunk's tagged frames are taken by
 /// its sub-ports' devices before they come to a bridge.
-pub fn derive_guard(mapping: &PortMapping, shared_bridge: bool) -> Vec<Entry> {
+pub fn derive_guard(mapping: &PortMapping, network: &Network, shared_bridge: bool) -> Vec<Entry> {
     if !mapping.is_guarded() {
         return Vec::new();
     }
@@ -75,13 +80,20 @@ pub fn derive_guard(mapping: &PortMapping, shared_bridge: bool) -> Vec<Entry> {
             }
         }
         // Every IPv6 machine has one; without it there is no neighbour discovery.
-        entries.extend(macs.map(|mac| Entry::Address(mac, link_local(mac).into())));
+        entries.extend(macs.map(|mac| Entry::Address(mac, made_of(LINK_LOCAL, mac).into())));
+        if let (Some(mac), Some(gateway)) = (mapping.mac, network.gateway.as_deref()) {
+            let prefixes = gateway
+                .slaac_prefixes()
+                .filter_map(|prefix| match prefix.address() {
+                    IpAddr::V6(prefix) => Some(prefix),
+                    IpAddr::V4(_) => None,
+                });
+            entries.extend(prefixes.map(|prefix| Entry::Address(mac, made_of(prefix, mac).into())));
+        }
         let speaks_ipv6 =
             mapping.addresses.iter().any(IpAddr::is_ipv6) || pairs.iter().any(|p| !p.ip.is_ipv4());
         if mapping.mac.is_none() && speaks_ipv6 {
-            ranges.extend(
-                Cidr::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10).map(|all| (None, all)),
-            );
+            ranges.extend(Cidr::new(LINK_LOCAL.into(), 10).map(|all| (None, all)));
         }
     }
     entries.extend(
@@ -113,20 +125,11 @@ pub fn difference(have: &[Entry], want: &[Entry]) -> (Vec<Entry>, Vec<Entry>) {
     (without(have, want), without(want, have))
 }
 
-/// RFC 4291, appendix A: `fe80::/64` and the modified EUI-64 of the MAC.
-fn link_local(mac: Mac) -> Ipv6Addr {
+/// RFC 4291, appendix A: the first 64 bits of `prefix`, and the modified EUI-64 of the MAC.
+fn made_of(prefix: Ipv6Addr, mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.bytes();
-    let word = |high, low| u16::from_be_bytes([high, low]);
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        word(a ^ 2, b),
-        word(c, 0xff),
-        word(0xfe, d),
-        word(e, f),
-    )
+    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from(u128::from(prefix) >> 64 << 64 | u128::from(interface))
 }
 
 /// The kernel takes no two elements of an interval set that share a value: what lies inside another range is left out,

@@ -90,7 +90,7 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
         alias: verdict.and_then(|v| v.alias.clone()),
         admin_state_up: mapping.is_none_or(|m| m.admin_state_up),
         guard: mapping
-            .map(|mapping| derive_guard(mapping, desired.mode.shared().is_some()))
+            .map(|mapping| derive_guard(mapping, network, desired.mode.shared().is_some()))
             .filter(|entries| !entries.is_empty())
             .map(Arc::from),
         fdb: verdict.map_or_else(Vec::new, |v| {

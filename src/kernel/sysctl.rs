@@ -19,6 +19,9 @@ const OP: &str = "sysctls";
 const ROOT: &str = "/proc/sys/net";
 /// In the state directory.
 const FILE: &str = "sysctl.json";
+/// `net.ipv4.ip_forward`, which sets that of every device.
+const SWITCH4: &str = "ipv4/ip_forward";
+const DEVICE_FORWARDING: &str = "/forwarding";
 
 /// A setting as it was before us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,20 @@ struct Kept {
     settings: Vec<Original>,
 }
 
+impl Kept {
+    fn has(&self, path: &str) -> bool {
+        self.settings.iter().any(|o| o.path == path)
+    }
+}
+
+impl Original {
+    /// The device that the setting is of.
+    fn device(&self) -> Option<LinkName> {
+        self.ifindex?;
+        LinkName::new(self.path.split('/').nth(2)?).ok()
+    }
+}
+
 /// Whether anything of an earlier run is still to be put back.
 pub fn remains(state_directory: &Path) -> bool {
     state_directory.join(FILE).exists()
@@ -48,6 +65,18 @@ pub fn remains(state_directory: &Path) -> bool {
 pub fn apply(state_directory: &Path, wants: &[Sysctl]) -> Result<(), Error> {
     let file = state_directory.join(FILE);
     let mut kept = read_kept(&file)?;
+    make_so(&file, &mut kept, wants)?;
+    let wanted: Vec<String> = wants.iter().map(|want| place(&want.setting).0).collect();
+    if restore(&file, &mut kept, |path| {
+        wanted.iter().any(|wanted| wanted == path)
+    })? {
+        // The switch for all devices, put back, takes along devices that are still to forward.
+        make_so(&file, &mut kept, wants)?;
+    }
+    Ok(())
+}
+
+fn make_so(file: &Path, kept: &mut Kept, wants: &[Sysctl]) -> Result<(), Error> {
     let mut writes = Vec::new();
     for want in wants {
         let (path, device) = place(&want.setting);
@@ -56,13 +85,14 @@ pub fn apply(state_directory: &Path, wants: &[Sysctl]) -> Result<(), Error> {
             continue;
         }
         let Some(now) = read(&path)? else { continue };
-        let ours = kept.settings.iter().any(|o| o.path == path);
+        let ours = kept.has(&path);
         if now == want.value.to_string() || (!ours && want.instead_of.is_some_and(|v| now != v.to_string())) {
             continue;
         }
         if !ours {
             let ifindex = device.map(|(_, index)| index.get());
-            kept.settings.extend(dragged_along(&want.setting, &path)?);
+            let along = dragged_along(&want.setting, &path, kept)?;
+            kept.settings.extend(along);
             kept.settings.push(Original {
                 path: path.clone(),
                 value: now,
@@ -73,41 +103,41 @@ pub fn apply(state_directory: &Path, wants: &[Sysctl]) -> Result<(), Error> {
         writes.push((path, want.value.to_string()));
     }
     if !writes.is_empty() {
-        write_kept(&file, &kept)?;
+        write_kept(file, kept)?;
     }
-    for (path, value) in writes {
-        write(&path, &value)?;
-    }
-    let wanted: Vec<String> = wants.iter().map(|want| place(&want.setting).0).collect();
-    restore(&file, kept, |path| wanted.iter().any(|wanted| wanted == path))
+    writes.iter().try_for_each(|(path, value)| write(path, value))
 }
 
-/// Puts back whatever is not `wanted`, the last change first.
-fn restore(file: &Path, mut kept: Kept, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
+/// Puts back whatever is not `wanted`, the last change first. False if there was nothing.
+fn restore(file: &Path, kept: &mut Kept, wanted: impl Fn(&str) -> bool) -> Result<bool, Error> {
     let goes = |o: &Original| !wanted(o.along_with.as_deref().unwrap_or(&o.path));
     if !kept.settings.iter().any(goes) {
-        return Ok(());
+        return Ok(false);
     }
     for original in kept.settings.iter().rev().filter(|o| goes(o)) {
+        let device = original.device();
         let same_device = original.ifindex.is_none_or(|index| {
-            let name = original
-                .path
-                .split('/')
-                .nth(2)
-                .and_then(|name| LinkName::new(name).ok());
-            name.zip(Ifindex::new(index))
+            device
+                .zip(Ifindex::new(index))
                 .is_some_and(|(name, index)| is_there(&name, index))
         });
-        if same_device && read(&original.path)?.is_some_and(|now| now != original.value) {
+        // A device that forwards because all do goes off with the switch.
+        let stays = device.is_some()
+            && original.path.ends_with(DEVICE_FORWARDING)
+            && original.path.starts_with("ipv4/")
+            && wanted(SWITCH4);
+        if same_device && !stays && read(&original.path)?.is_some_and(|now| now != original.value) {
             write(&original.path, &original.value)?;
         }
     }
     kept.settings.retain(|o| !goes(o));
-    write_kept(file, &kept)
+    write_kept(file, kept)?;
+    Ok(true)
 }
 
-/// What the kernel changes with a host-wide switch (`inet_forward_change`, `addrconf_forward_change`).
-fn dragged_along(setting: &Setting, path: &str) -> Result<Vec<Original>, Error> {
+/// What the kernel changes with a host-wide switch (`inet_forward_change`, `addrconf_forward_change`), but for what was
+/// changed for a gateway already: how that was is known.
+fn dragged_along(setting: &Setting, path: &str, kept: &Kept) -> Result<Vec<Original>, Error> {
     let (family, others): (&str, &[&str]) = match setting {
         Setting::Forward4 => (
             "ipv4",
@@ -143,7 +173,7 @@ fn dragged_along(setting: &Setting, path: &str) -> Result<Vec<Original>, Error> 
         };
         let other = format!("{family}/conf/{text}/forwarding");
         // Off is what it will be again with the switch.
-        if read(&other)?.is_some_and(|value| value != "0") {
+        if !kept.has(&other) && read(&other)?.is_some_and(|value| value != "0") {
             keep(other, index_of(&name))?;
         }
     }
@@ -156,7 +186,7 @@ fn dragged_along(setting: &Setting, path: &str) -> Result<Vec<Original>, Error> 
 
 fn place(setting: &Setting) -> (String, Option<(LinkName, Ifindex)>) {
     match setting {
-        Setting::Forward4 => ("ipv4/ip_forward".to_owned(), None),
+        Setting::Forward4 => (SWITCH4.to_owned(), None),
         Setting::Forward6 => ("ipv6/conf/all/forwarding".to_owned(), None),
         Setting::DeviceForward4(name, index) => {
             (format!("ipv4/conf/{name}/forwarding"), Some((*name, *index)))

@@ -49,6 +49,11 @@ impl Gateway {
     pub fn first6(&self) -> Option<Cidr> {
         self.addresses6().next()
     }
+    /// Prefixes in which machines make addresses of their own.
+    pub fn slaac_prefixes(&self) -> impl Iterator<Item = Cidr> + '_ {
+        let advertised = self.ra.is_some_and(|ra| ra.slaac);
+        self.addresses6().filter(move |_| advertised)
+    }
     /// The gateway address in whose prefix `address` lies.
     pub fn holding(&self, address: IpAddr) -> Option<Cidr> {
         self.addresses.iter().copied().find(|a| a.contains(address))

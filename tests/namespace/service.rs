@@ -1,7 +1,7 @@
 //! The supervised dnsmasq by itself: `tapwire::service` against the real program, with real clients behind taps.
 
 use crate::support::feature::{Feature, require};
-use crate::support::guest::Guest;
+use crate::support::guest::{Guest, VM1, VM2};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
@@ -18,8 +18,6 @@ use tokio::runtime::Runtime;
 
 const TAPWIRE: &str = env!("CARGO_BIN_EXE_tapwire");
 const PATIENCE: Duration = Duration::from_secs(20);
-const VM1: &str = "52:54:00:00:00:01";
-const VM2: &str = "52:54:00:00:00:02";
 
 /// The service with what it said so far.
 struct Rig {

@@ -3,8 +3,8 @@
 
 use super::host::Host;
 use super::wait::wait_until;
-use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -14,6 +14,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tapwire::kernel::tuntap::Tap;
 use tempfile::TempDir;
+
+/// MAC addresses of machines.
+pub const VM1: &str = "52:54:00:00:00:01";
+pub const VM2: &str = "52:54:00:00:00:02";
+
+/// So long a client asks again and again.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// For one connection.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// A frame with an MTU of 65,535 and its header.
 const FRAME: usize = 65_550;
@@ -78,6 +87,53 @@ impl Guest {
         }
         let text = std::fs::read_to_string(&seen).expect("the lease's variables");
         Some(Lease(text))
+    }
+
+    /// Asks until it is leased this address; the lease.
+    #[track_caller]
+    pub fn wait_lease(&self, address: &str) -> Lease {
+        let mut lease = None;
+        wait_until(&format!("{address} is leased"), PATIENCE, || {
+            lease = self.dhcp4(&[]).filter(|lease| lease.get("ip") == Some(address));
+            lease.is_some()
+        });
+        lease.expect("a lease")
+    }
+
+    /// Until its kernel has made itself an address in an advertised prefix, and has a default router.
+    #[track_caller]
+    pub fn wait_advertised(&self) -> IpAddr {
+        let mut made = None;
+        wait_until("a router advertises a prefix", PATIENCE, || {
+            let addresses = self.host.ip_json("-6 address show dev eth0 scope global dynamic");
+            // iproute2 6.1 prints empty objects for what it left out.
+            let known = addresses.as_array().into_iter().flatten();
+            let mut known = known.filter_map(|link| link["addr_info"].as_array()).flatten();
+            let ready = known.find(|a| a["mngtmpaddr"] == true && a["tentative"].is_null());
+            made = ready.and_then(|a| a["local"].as_str()?.parse().ok());
+            made.is_some() && self.host.ip("-6 route show default").contains("proto ra")
+        });
+        made.expect("an address")
+    }
+
+    /// What a server sends before it closes the connection; none if nobody answers. `request` is sent first.
+    pub fn fetch(&self, from: &str, request: &str) -> Option<String> {
+        let from: SocketAddr = from.parse().expect("an address and a port");
+        self.host.within(|| {
+            let mut stream = TcpStream::connect_timeout(&from, CONNECT).ok()?;
+            stream.set_read_timeout(Some(CONNECT)).ok()?;
+            stream.write_all(request.as_bytes()).ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).ok()?;
+            Some(text)
+        })
+    }
+
+    /// Does it get an answer from there?
+    pub fn reaches(&self, address: &str) -> bool {
+        let mut ping = self.host.command("ping");
+        let output = ping.args(["-c", "1", "-W", "2", address]).output();
+        output.expect("run ping").status.success()
     }
 
     /// One run of dhclient for IPv6: the address that it was leased, put in place.

@@ -1,17 +1,21 @@
 //! DHCP, DNS and router advertisements of a network, as the daemon keeps them.
 
+mod boot;
+mod left_behind;
+mod story;
+
 use crate::support::daemon::Daemon;
 use crate::support::feature::{Feature, require};
-use crate::support::guest::Guest;
+use crate::support::guest::{Guest, VM1, VM2};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const VM1: &str = "52:54:00:00:00:01";
-const VM2: &str = "52:54:00:00:00:02";
 
 const BLUE: &str = r#"
 [daemon]
@@ -42,6 +46,47 @@ addresses = ["10.0.0.72"]
 hostname = "vm2"
 "#;
 
+/// A process that ends with this handle, and with the test however that ends.
+struct Running(Child);
+
+impl Running {
+    #[track_caller]
+    fn spawn(command: &mut Command) -> Self {
+        // SAFETY: between fork and exec only the prctl system call.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        Self(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
+    }
+
+    fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The host with a way out of both families, and the internet, which knows no route to machines.
+fn host_with_internet() -> (Host, Host) {
+    let (host, internet) = (Host::here(), Host::new());
+    host.join("nic0", &internet, "eth0");
+    host.ip("address add 198.51.100.7/24 dev nic0");
+    host.ip("address add 2001:db8::7/64 dev nic0 nodad");
+    host.ip("route add default via 198.51.100.1");
+    internet.ip("address add 198.51.100.1/24 dev eth0");
+    internet.ip("address add 2001:db8::1/64 dev eth0 nodad");
+    (host, internet)
+}
+
 /// The dnsmasq processes of this daemon's networks.
 fn servers(daemon: &Daemon) -> Vec<u32> {
     let ours = daemon.path("state/dnsmasq").to_string_lossy().into_owned();
@@ -53,6 +98,15 @@ fn servers(daemon: &Daemon) -> Vec<u32> {
             command.contains(&ours)
         })
         .collect()
+}
+
+/// Until so many run and have opened everything.
+#[track_caller]
+fn wait_servers(daemon: &Daemon, count: usize) {
+    wait_until(&format!("{count} servers run"), PATIENCE, || {
+        let metrics = daemon.output(&["metrics"]).stdout;
+        String::from_utf8_lossy(&metrics).contains(&format!("tapwire_services{{state=\"running\"}} {count}"))
+    });
 }
 
 /// Until exactly one runs and has opened everything; its pid. The helper that runs its script has the same command line.
@@ -71,16 +125,6 @@ fn wait_running(daemon: &Daemon) -> u32 {
     running.expect("a process id")
 }
 
-/// The gateway's address, until it is on the bridge.
-fn give_address(host: &Host) {
-    wait_until("the bridge stands", PATIENCE, || host.link("brqblue").is_some());
-    let addresses = host.ip("-o address show dev brqblue");
-    if !addresses.contains("10.0.0.1/24") {
-        // Whoever is first: the daemon may do it at the same moment.
-        let _ = super::try_ip(host, "address add 10.0.0.1/24 dev brqblue");
-    }
-}
-
 #[test]
 fn a_network_with_dhcp_serves_its_ports_over_restarts_and_leaves_nothing_when_it_goes() {
     in_namespace(|| {
@@ -91,7 +135,6 @@ fn a_network_with_dhcp_serves_its_ports_over_restarts_and_leaves_nothing_when_it
         );
         let host = Host::here();
         let mut daemon = host.daemon(BLUE);
-        give_address(&host);
         let first = wait_running(&daemon);
         let vm1 = Guest::start(&host, "tap1", VM1);
         host.wait_attached("tap1", "brqblue");
@@ -155,10 +198,8 @@ fn a_server_survives_its_bridge_and_an_emptier_configuration_sweeps_what_a_kille
         );
         let host = Host::here();
         let mut daemon = host.daemon(BLUE);
-        give_address(&host);
         let first = wait_running(&daemon);
         host.ip("link del dev brqblue");
-        give_address(&host);
         wait_until("a new process serves the new bridge", PATIENCE, || {
             wait_running(&daemon) != first
         });
@@ -207,7 +248,6 @@ fn a_lease_is_told_to_plugins() {
              assert(ctx.lease.address == '10.0.0.71' and ctx.lease.hostname == 'vm1')\nend }",
         );
         daemon.reload(&format!("{BLUE}\n[policy]\nplugins = [\"leases.lua\"]\n"));
-        give_address(&host);
         wait_running(&daemon);
         let vm1 = Guest::start(&host, "tap1", VM1);
         host.wait_attached("tap1", "brqblue");

@@ -1,0 +1,161 @@
+//! A machine's whole story: a tap appears, and all that its guest knows it has from DHCP and router advertisements.
+
+use super::{Running, host_with_internet};
+use crate::support::feature::{Feature, require};
+use crate::support::guest::{Guest, VM1, VM2};
+use crate::support::host::Host;
+use crate::support::wait::wait_until;
+use crate::support::world::in_namespace;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Stdio;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+
+const NETWORK: &str = r#"
+[daemon]
+prune_after = "never"
+[taps]
+match = ["tap*"]
+[[network]]
+id = "blue"
+network_type = "local"
+metadata = { host = "198.51.100.7", port = 8775 }
+[network.gateway]
+addresses = ["10.0.0.1/24", "fd00:5::1/64"]
+snat = { address6 = "masquerade", interface = "nic0" }
+forward = ["nic0"]
+[network.dhcp]
+domain = "blue.example"
+dns_servers = ["198.51.100.1"]
+[network.ra]
+slaac = true
+[[port]]
+tap = "tap1"
+network = "blue"
+mac = "52:54:00:00:00:01"
+addresses = ["10.0.0.71", "fd00:5::71"]
+hostname = "web-1"
+[[port]]
+tap = "tap2"
+network = "blue"
+mac = "52:54:00:00:00:02"
+addresses = ["10.0.0.72", "fd00:5::72"]
+hostname = "db-1"
+"#;
+
+/// The internet's name server, which knows one name.
+fn resolver(internet: &Host) -> Running {
+    let mut dnsmasq = internet.command("dnsmasq");
+    let dnsmasq = dnsmasq
+        .args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+        ])
+        .args(["--user=", "--group=", "--pid-file=", "--bind-interfaces"])
+        .args([
+            "--listen-address=198.51.100.1",
+            "--address=/www.example/198.51.100.80",
+        ])
+        .stderr(Stdio::null());
+    Running::spawn(dnsmasq)
+}
+
+/// Answers every request over HTTP with the client's address as it is seen here.
+fn serve(host: &Host, at: &str) {
+    let at: SocketAddr = at.parse().expect("an address");
+    let listener = host.within(|| TcpListener::bind(at).expect("a listener"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let mut connection = connection;
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && matches!(connection.read(&mut byte), Ok(1)) {
+                request.push(byte[0]);
+            }
+            let peer = connection.peer_addr().map(|peer| peer.ip().to_string());
+            let body = peer.unwrap_or_else(|error| error.to_string());
+            let _ = write!(connection, "HTTP/1.0 200 OK\r\n\r\n{body}");
+        }
+    });
+}
+
+/// Whom the server sees.
+fn seen_by(guest: &Guest, server: &str) -> Option<String> {
+    let answer = guest.fetch(server, "GET /latest/meta-data/ HTTP/1.0\r\n\r\n")?;
+    Some(answer.strip_prefix("HTTP/1.0 200 OK\r\n\r\n")?.to_owned())
+}
+
+#[test]
+fn a_guest_knows_everything_from_its_network_and_gets_everywhere() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Nat,
+            Feature::Ipv6,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc"),
+            Feature::Program("dhclient"),
+        );
+        let (host, internet) = host_with_internet();
+        let _resolver = resolver(&internet);
+        serve(&internet, "198.51.100.1:80");
+        serve(&internet, "[2001:db8::1]:80");
+        serve(&host, "198.51.100.7:8775");
+        let daemon = host.daemon(NETWORK);
+        let (web, db) = (Guest::start(&host, "tap1", VM1), Guest::start(&host, "tap2", VM2));
+        daemon.wait_port("tap1", "attached");
+        daemon.wait_port("tap2", "attached");
+
+        // IPv4: the reservation, and what belongs to it.
+        let lease = web.wait_lease("10.0.0.71");
+        for (key, value) in [
+            ("router", "10.0.0.1"),
+            ("dns", "10.0.0.1"),
+            ("domain", "blue.example"),
+            ("hostname", "web-1"),
+            ("subnet", "255.255.255.0"),
+        ] {
+            assert_eq!(lease.get(key), Some(value), "{key}");
+        }
+        db.wait_lease("10.0.0.72");
+
+        // IPv6: an address of its own making by what the router advertises, and the reserved one by DHCPv6.
+        let made: IpAddr = "fd00:5::5054:ff:fe00:1".parse().expect("an address");
+        assert_eq!(web.wait_advertised(), made);
+        assert_eq!(web.dhcp6(), Some("fd00:5::71".parse().expect("an address")));
+        db.wait_advertised();
+
+        // Names: a neighbour's, by its reservations; one that is known in the internet; none that nobody has.
+        let dns: IpAddr = "10.0.0.1".parse().expect("an address");
+        let neighbour = ["10.0.0.72", "fd00:5::72"].map(|a| a.parse::<IpAddr>().expect("an address"));
+        assert_eq!(web.resolve("db-1", dns), neighbour);
+        assert_eq!(web.resolve("db-1.blue.example", dns), neighbour);
+        assert_eq!(
+            web.resolve("db-1.blue.example", "fd00:5::1".parse().expect("an address")),
+            neighbour
+        );
+        let upstream: IpAddr = "198.51.100.80".parse().expect("an address");
+        wait_until("the internet's name server answers", SOON, || {
+            web.resolve("www.example", dns) == [upstream]
+        });
+        assert_eq!(web.resolve("nobody.blue.example", dns), Vec::<IpAddr>::new());
+
+        // The neighbour, by each of the addresses.
+        for address in ["10.0.0.71", "fd00:5::71", "fd00:5::5054:ff:fe00:1"] {
+            assert!(db.reaches(address), "{address} from the neighbour");
+        }
+        // The internet sees the host in both families.
+        assert_eq!(seen_by(&web, "198.51.100.1:80").as_deref(), Some("198.51.100.7"));
+        assert_eq!(seen_by(&web, "[2001:db8::1]:80").as_deref(), Some("2001:db8::7"));
+        // Metadata sees the machine.
+        assert_eq!(seen_by(&web, "169.254.169.254:80").as_deref(), Some("10.0.0.71"));
+        assert_eq!(seen_by(&db, "169.254.169.254:80").as_deref(), Some("10.0.0.72"));
+
+        assert_eq!(daemon.network("blue")["state"], "ready");
+        daemon.assert_nothing_planned();
+    });
+}
