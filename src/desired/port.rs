@@ -20,7 +20,8 @@ pub enum PortIntent {
         plugin: Box<str>,
         reason: Box<str>,
     },
-    Attach(PortWant),
+    /// Shared with what it was when all was last right: of many taps it is most of what is kept.
+    Attach(Arc<PortWant>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
             reason: denial.reason.clone(),
         };
     }
-    PortIntent::Attach(PortWant {
+    PortIntent::Attach(Arc::new(PortWant {
         network: id.clone(),
         mtu: verdict.and_then(|v| v.mtu).or(network.mtu),
         flags: verdict.map(|v| v.flags).unwrap_or_default(),
@@ -103,7 +104,7 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
                 .filter(|sub| desired.network(&sub.network).is_some());
             known.cloned().collect()
         }),
-    })
+    }))
 }
 
 /// For messages: how the mapping of a tap is written.

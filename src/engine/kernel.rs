@@ -123,7 +123,7 @@ impl Engine {
             if let Some(id) = tap.intent.network() {
                 self.release(&id.clone(), link.index, now);
             }
-            self.release_sub_users(&tap.sub_networks, link.index, now);
+            self.release_sub_users(tap.trunk.as_deref(), link.index, now);
             if let Some(at) = tap.retry_at {
                 self.timers.remove(&(at, Key::Port(link.index)));
             }

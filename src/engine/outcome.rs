@@ -8,6 +8,7 @@ use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
 use crate::plan::forwarding::ForwardingHave;
 use crate::plan::op::{LinkChange, ListAction, Master, Op};
 use crate::plan::{CauseId, Key};
+use std::sync::Arc;
 
 impl Engine {
     pub(super) fn on_done(&mut self, done: Done, now: Time) {
@@ -142,7 +143,7 @@ impl Engine {
     fn port_done(&mut self, index: Ifindex, complete: bool, cause: CauseId, now: Time) {
         let Some(tap) = self.taps.get(&index) else { return };
         let want = match &tap.intent {
-            crate::desired::port::PortIntent::Attach(want) if complete => Some(want.clone()),
+            crate::desired::port::PortIntent::Attach(want) if complete => Some(Arc::clone(want)),
             _ => None,
         };
         let bridge = want
@@ -161,7 +162,7 @@ impl Engine {
                     || self
                         .taps
                         .get(&index)
-                        .is_some_and(|t| !t.sub_interfaces.is_empty())
+                        .is_some_and(|t| !t.sub_interfaces().is_empty())
                 {
                     self.mark_tap(index, cause);
                 }

@@ -15,6 +15,7 @@ use crate::plan::forwarding::ForwardingHave;
 use crate::plan::op::{ListAction, Op};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a tap stands (the contract's port states).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,18 @@ impl<V> Asked<V> {
     }
 }
 
-/// One managed tap.
+/// What a tap with sub-ports has beside its own network.
+#[derive(Debug, Clone, Default)]
+pub struct Trunk {
+    /// Networks of its sub-ports that count it among their users.
+    pub networks: Vec<NetworkId>,
+    /// Sub-interfaces that it has, or is about to.
+    pub interfaces: Vec<LinkName>,
+    /// What stands in a sub-port's way.
+    pub remark: Option<Box<str>>,
+}
+
+/// One managed tap. A host has thousands: what few of them need is boxed.
 #[derive(Debug, Clone)]
 pub struct Tap {
     pub name: LinkName,
@@ -139,15 +151,11 @@ pub struct Tap {
     pub wired: Option<Ifindex>,
     pub admin_state_applied: Option<bool>,
     /// As it was meant to be when all was last right, with its segment's MTU.
-    pub settled: Option<(PortWant, Option<Mtu>)>,
+    pub settled: Option<(Arc<PortWant>, Option<Mtu>)>,
     /// Static entries that we put on its port.
     pub fdb: Vec<Mac>,
-    /// Networks of its sub-ports that count it among their users.
-    pub sub_networks: Vec<NetworkId>,
-    /// Sub-interfaces that it has, or is about to.
-    pub sub_interfaces: Vec<LinkName>,
-    /// What stands in a sub-port's way.
-    pub sub_remark: Option<Box<str>>,
+    /// Of a trunk port only.
+    pub trunk: Option<Box<Trunk>>,
     /// How it was before policy said otherwise.
     pub original: Original,
     /// An MTU that the kernel refused for it: the attach stands, the MTU is not asked for again.
@@ -166,6 +174,10 @@ pub struct Tap {
 }
 
 impl Tap {
+    pub fn sub_interfaces(&self) -> &[LinkName] {
+        self.trunk.as_deref().map_or(&[], |trunk| &trunk.interfaces)
+    }
+
     /// What policy last said, if it was asked.
     pub fn verdict(&self) -> Option<&PortVerdict> {
         self.verdict.verdict().map(|verdict| &**verdict)
@@ -202,9 +214,7 @@ impl Tap {
             admin_state_applied: None,
             settled: None,
             fdb: Vec::new(),
-            sub_networks: Vec::new(),
-            sub_interfaces: Vec::new(),
-            sub_remark: None,
+            trunk: None,
             original: Original::default(),
             refused_mtu: None,
             failures: 0,

@@ -3,7 +3,7 @@
 
 use super::Engine;
 use super::event::Action;
-use super::state::SegmentState;
+use super::state::{SegmentState, Trunk};
 use crate::desired::port::{PortIntent, PortWant};
 use crate::model::owned::{self, Mark};
 use crate::model::{Ifindex, Link, LinkName, NetworkId, PortVlans, SubPort, Time, VlanRow};
@@ -34,11 +34,12 @@ impl Engine {
             PortIntent::Attach(want) => want.sub_ports.iter().map(|sub| sub.network.clone()).collect(),
             _ => Vec::new(),
         };
-        if subs.is_empty() && tap.sub_networks.is_empty() {
+        if subs.is_empty() && tap.trunk.is_none() {
             return;
         }
         let own = tap.intent.network().cloned();
-        let before = std::mem::replace(&mut tap.sub_networks, subs.clone());
+        let trunk = tap.trunk.get_or_insert_default();
+        let before = std::mem::replace(&mut trunk.networks, subs.clone());
         for id in before
             .iter()
             .filter(|id| !subs.contains(id) && own.as_ref() != Some(id))
@@ -51,8 +52,8 @@ impl Engine {
     }
 
     /// The tap is gone: its sub-interfaces are too.
-    pub(super) fn release_sub_users(&mut self, networks: &[NetworkId], index: Ifindex, now: Time) {
-        for id in networks {
+    pub(super) fn release_sub_users(&mut self, trunk: Option<&Trunk>, index: Ifindex, now: Time) {
+        for id in trunk.into_iter().flat_map(|trunk| &trunk.networks) {
             self.release(id, index, now);
         }
     }
@@ -85,7 +86,7 @@ impl Engine {
         cause: CauseId,
     ) -> Option<Action> {
         let tap = self.taps.get(&index)?;
-        if want.sub_ports.is_empty() && tap.sub_interfaces.is_empty() {
+        if want.sub_ports.is_empty() && tap.sub_interfaces().is_empty() {
             return None;
         }
         let link = self.observed.link(index)?;
@@ -103,15 +104,16 @@ impl Engine {
             }
         }
         let stale: Vec<Op> = tap
-            .sub_interfaces
+            .sub_interfaces()
             .iter()
             .filter(|name| !wanted.contains(name))
             .filter_map(|name| plan_sub_port_away(*name, link, &self.observed))
             .collect();
         ops.splice(0..0, stale);
         let tap = self.taps.get_mut(&index)?;
-        tap.sub_interfaces = wanted;
-        tap.sub_remark = (!remarks.is_empty()).then(|| remarks.join("; ").into());
+        let trunk = tap.trunk.get_or_insert_default();
+        trunk.interfaces = wanted;
+        trunk.remark = (!remarks.is_empty()).then(|| remarks.join("; ").into());
         (!ops.is_empty()).then(|| Action::Execute(self.port_plan(index, cause, ops)))
     }
 
@@ -142,8 +144,11 @@ impl Engine {
         let Some(tap) = self.taps.get_mut(&index) else {
             return Vec::new();
         };
-        let names = std::mem::take(&mut tap.sub_interfaces);
-        tap.sub_remark = None;
+        let Some(trunk) = &mut tap.trunk else {
+            return Vec::new();
+        };
+        let names = std::mem::take(&mut trunk.interfaces);
+        trunk.remark = None;
         let Some(link) = self.observed.link(index) else {
             return Vec::new();
         };

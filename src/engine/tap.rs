@@ -14,6 +14,7 @@ use crate::plan::membership::Membership;
 use crate::plan::port::{Place, PortMemory, plan_ahead, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
+use std::sync::Arc;
 
 impl Engine {
     pub(super) fn look_at_tap(&mut self, index: Ifindex, now: Time) -> Option<Action> {
@@ -168,7 +169,7 @@ impl Engine {
             && tap
                 .settled
                 .as_ref()
-                .is_some_and(|(was, mtu)| was == want && *mtu == segment_mtu);
+                .is_some_and(|(was, mtu)| **was == *want && *mtu == segment_mtu);
         let mut want = want.clone();
         let segment_mtu = segment_mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
@@ -232,7 +233,7 @@ impl Engine {
         if let PortIntent::Attach(want) = &tap.intent {
             let mtu = self.segments.get(&want.network).and_then(|segment| segment.mtu);
             tap.original.settle(want, mtu);
-            tap.settled = Some((want.clone(), mtu));
+            tap.settled = Some((Arc::clone(want), mtu));
         }
         tap.wired = Some(bridge);
         tap.admin_state_applied = Some(admin_up);
@@ -249,7 +250,7 @@ impl Engine {
             _ => tap
                 .refused_mtu
                 .map(|mtu| format!("the kernel refused mtu {mtu} for this tap").into())
-                .or_else(|| tap.sub_remark.clone()),
+                .or_else(|| tap.trunk.as_ref()?.remark.clone()),
         };
         let changed = tap.remark != remark;
         tap.remark = remark;

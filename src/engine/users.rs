@@ -24,7 +24,7 @@ impl Engine {
             self.release(id, index, now);
         }
         self.guard_left(index, cause);
-        self.release_sub_users(&tap.sub_networks, index, now);
+        self.release_sub_users(tap.trunk.as_deref(), index, now);
         self.note(
             now,
             cause,

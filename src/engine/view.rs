@@ -160,7 +160,7 @@ impl Engine {
             if let Some(link) = self.observed.link(*index)
                 && let PortIntent::Attach(want) = derive_port(&self.desired, link, verdict_of(tap).as_ref())
             {
-                wanted.insert(want.network);
+                wanted.insert(want.network.clone());
             }
         }
         for id in &wanted {

@@ -87,7 +87,7 @@ fn guard(world: &World) -> Verdict {
     let mut wanted = BTreeMap::new();
     for device in host.kernel.devices() {
         if let PortIntent::Attach(want) = derive_port(desired, &device.link, None)
-            && let Some(entries) = want.guard
+            && let Some(entries) = &want.guard
         {
             wanted.insert(device.link.index, entries.to_vec());
         }
