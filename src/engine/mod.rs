@@ -14,6 +14,7 @@
 //! Length: the machine's one state struct with the three calls that drive it; what they do is in the files beside it.
 
 mod acknowledge;
+mod asked;
 mod aware;
 pub mod backoff;
 pub mod event;
