@@ -11,5 +11,7 @@ mod bench;
 mod hostile;
 #[path = "policy/lifecycle.rs"]
 mod lifecycle;
+#[path = "policy/remembered.rs"]
+mod remembered;
 #[path = "policy/tools.rs"]
 mod tools;

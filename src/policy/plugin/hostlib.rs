@@ -41,6 +41,13 @@ pub struct Effects {
     pub state_used: bool,
 }
 
+impl Effects {
+    /// The call said and kept nothing but its answer.
+    pub fn is_answer_alone(&self) -> bool {
+        self.lines.is_empty() && self.lines_dropped == 0 && self.metrics.is_empty() && !self.state_used
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub level: Level,

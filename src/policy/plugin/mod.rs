@@ -1,6 +1,7 @@
 //! One plugin: its source, what it says of itself, and its running state.
 
 pub mod fault;
+mod given;
 pub mod hostlib;
 pub mod load;
 pub mod manifest;

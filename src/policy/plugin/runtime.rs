@@ -1,11 +1,12 @@
 //! A loaded plugin that can be asked. Used by one thread at a time, whichever it is.
 
 use super::fault::Fault;
-use super::hostlib::{self, Effects, SharedEffects, freeze, lua_options};
+use super::given::Giver;
+use super::hostlib::{self, Effects, SharedEffects, lua_options};
 use super::load::Plugin;
 use super::sandbox::KillSwitch;
 use super::store::Kept;
-use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
+use crate::policy::api::context::{Context, Part};
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Hook, Outcome};
 use crate::policy::lift::{Bounds, lift};
@@ -13,10 +14,9 @@ use crate::policy::memory::give_memory_back;
 use crate::policy::settings::Limits;
 use crate::policy::tools::coverage::Lines;
 use mlua::serde::LuaSerdeExt;
-use mlua::{Function, Lua, Table, Value};
-use serde::Serialize;
+use mlua::{Function, Lua, Value};
 use serde_json::{Map, Value as Json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,9 @@ pub struct Called {
     /// What it said besides; empty after a failure, except for log lines.
     pub effects: Effects,
     pub elapsed: Duration,
+    /// The parts of `ctx` that the answer depends on, in the order in which they were first looked at. `None`: it may
+    /// depend on anything.
+    pub read: Option<Vec<Part>>,
 }
 
 /// A state that ran out of memory twice in this time is replaced.
@@ -56,8 +59,6 @@ const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_secs(60);
 const LITTLE_GARBAGE: usize = 256 << 10;
 /// Garbage that is not worth a thorough collection.
 const KEPT_GARBAGE: usize = 2 << 20;
-/// Tables kept for networks and uplinks that many taps share.
-const MAX_SHARED: usize = 128;
 
 pub struct Runtime {
     lua: Lua,
@@ -67,10 +68,7 @@ pub struct Runtime {
     kill: Arc<KillSwitch>,
     limits: Limits,
     shown: Arc<str>,
-    parts: Vec<Part>,
-    networks: HashMap<String, (Arc<Network>, Table)>,
-    uplinks: HashMap<String, (Arc<Uplink>, Table)>,
-    host: Option<(Arc<HostFacts>, Table)>,
+    giver: Giver,
     /// The file as a function, where lines are counted.
     main: Option<Function>,
     /// Bytes after loading.
@@ -89,6 +87,7 @@ impl Runtime {
         limits: Limits,
         plugin: &Plugin,
     ) -> mlua::Result<Self> {
+        let giver = Giver::new(&lua, plugin.manifest.reads.clone())?;
         // What loading left behind, so that it does not count against the first call.
         lua.gc_collect()?;
         Ok(Self {
@@ -100,14 +99,7 @@ impl Runtime {
             kill,
             limits,
             shown: Arc::clone(&plugin.source.shown),
-            parts: plugin
-                .manifest
-                .reads
-                .clone()
-                .unwrap_or_else(|| Part::ALL.to_vec()),
-            networks: HashMap::new(),
-            uplinks: HashMap::new(),
-            host: None,
+            giver,
             main: None,
             out_of_memory: None,
             exhausted: false,
@@ -165,7 +157,7 @@ impl Runtime {
     pub fn ask(
         &mut self,
         hook: Hook,
-        context: &Context,
+        context: &Arc<Context>,
         tags: &BTreeMap<String, String>,
         state: &Map<String, Json>,
         call: u64,
@@ -177,6 +169,7 @@ impl Runtime {
             ..Effects::default()
         };
         let answer = self.run(hook, context, tags);
+        let taken = self.giver.taken();
         let mut effects = std::mem::take(&mut *hostlib::lock(&self.effects));
         if let Err(fault) = &answer {
             effects.writes.clear();
@@ -185,23 +178,27 @@ impl Runtime {
                 self.recover();
             }
         }
+        // What was said or kept besides must be said again, and what was kept before may have made the answer.
+        let alone = effects.is_answer_alone() && answer.is_ok();
         Called {
             answer,
             effects,
             elapsed: started.elapsed(),
+            read: taken.filter(|parts| alone && !parts.iter().any(|part| part.is_volatile())),
         }
     }
 
     fn run(
         &mut self,
         hook: Hook,
-        context: &Context,
+        context: &Arc<Context>,
         tags: &BTreeMap<String, String>,
     ) -> Result<Option<Verdict>, Fault> {
         let Some(function) = self.hooks.get(hook as usize).cloned().flatten() else {
             return Ok(None);
         };
-        let (ctx, second) = self.arguments(context, tags).map_err(|e| self.fault(&e))?;
+        let given = self.giver.give(&self.lua, context, tags);
+        let (ctx, second) = given.map_err(|e| self.fault(&e))?;
         let returned = {
             let _armed = Limit::arm(&self.lua, self.limits.memory).map_err(|e| self.fault(&e))?;
             function
@@ -253,78 +250,11 @@ impl Runtime {
             .out_of_memory
             .is_some_and(|then| now.duration_since(then) < OUT_OF_MEMORY_PAUSE);
         self.out_of_memory = Some(now);
-        self.networks.clear();
-        self.uplinks.clear();
-        self.host = None;
+        self.giver.forget();
         // Twice: the first finishes a cycle under way, the second collects what it had already marked.
         let collected = self.lua.gc_collect().and_then(|()| self.lua.gc_collect());
         give_memory_back();
         self.exhausted = again || collected.is_err() || self.lua.used_memory() > self.limits.memory / 2;
-    }
-
-    /// `ctx` and the second argument.
-    fn arguments(
-        &mut self,
-        context: &Context,
-        tags: &BTreeMap<String, String>,
-    ) -> mlua::Result<(Table, Value)> {
-        let lua = self.lua.clone();
-        let ctx = lua.create_table_with_capacity(0, 16)?;
-        ctx.raw_set("api", context.api)?;
-        ctx.raw_set("hook", context.hook.word())?;
-        let mut second = Value::Nil;
-        for part in &self.parts {
-            let name = part.word();
-            match part {
-                Part::Link => set(&lua, &ctx, name, &context.link)?,
-                Part::Port => set(&lua, &ctx, name, &context.port)?,
-                Part::Vm => set(&lua, &ctx, name, &context.vm)?,
-                Part::Bridge => set(&lua, &ctx, name, &context.bridge)?,
-                Part::Current => set(&lua, &ctx, name, &context.current)?,
-                Part::Tags => ctx.raw_set(name, value(&lua, tags)?)?,
-                Part::Now => ctx.raw_set(name, context.now)?,
-                Part::Seq => ctx.raw_set(name, context.seq)?,
-                Part::Gen => ctx.raw_set(name, context.r#gen)?,
-                Part::Reason => ctx.raw_set(name, context.reason.word())?,
-                Part::Network => {
-                    if let Some(network) = &context.network {
-                        ctx.raw_set(name, shared(&lua, &mut self.networks, &network.id, network)?)?;
-                    }
-                }
-                Part::Uplink => {
-                    if let Some(uplink) = &context.uplink {
-                        ctx.raw_set(name, shared(&lua, &mut self.uplinks, &uplink.name, uplink)?)?;
-                    }
-                }
-                Part::Host => {
-                    let table = match &self.host {
-                        Some((facts, table)) if same(facts, &context.host) => table.clone(),
-                        _ => {
-                            let table = frozen(&lua, context.host.as_ref())?;
-                            self.host = Some((Arc::clone(&context.host), table.clone()));
-                            table
-                        }
-                    };
-                    ctx.raw_set(name, table)?;
-                }
-                Part::Plan if context.plan.is_some() => {
-                    second = value(&lua, &context.plan)?;
-                    ctx.raw_set(name, &second)?;
-                }
-                Part::Result if context.result.is_some() => {
-                    second = value(&lua, &context.result)?;
-                    ctx.raw_set(name, &second)?;
-                }
-                Part::Lease if context.lease.is_some() => ctx.raw_set(name, value(&lua, &context.lease)?)?,
-                Part::Diff if context.hook == Hook::Drift => {
-                    second = value(&lua, &context.diff)?;
-                    ctx.raw_set(name, &second)?;
-                }
-                Part::Plan | Part::Result | Part::Lease | Part::Diff => {}
-            }
-        }
-        ctx.set_readonly(true);
-        Ok((ctx, second))
     }
 
     /// Lets the plugin carry its state over from another `state_version`. Without `migrate` it starts empty.
@@ -338,7 +268,8 @@ impl Runtime {
             return Ok(next);
         };
         let fault = |e: &mlua::Error| self.fault(e);
-        let table = value(&self.lua, &old.values).map_err(|e| fault(&e))?;
+        let table = self.lua.to_value_with(&old.values, lua_options());
+        let table = table.map_err(|e| fault(&e))?;
         let _armed = Limit::arm(&self.lua, self.limits.memory).map_err(|e| fault(&e))?;
         let returned: Value = migrate.call((table, old.version)).map_err(|e| fault(&e))?;
         let invalid = |text: String| Fault::new(Outcome::Invalid, Some(self.shown.to_string()), text);
@@ -350,50 +281,4 @@ impl Runtime {
         }
         Ok(next)
     }
-}
-
-fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
-}
-
-fn value<T: Serialize>(lua: &Lua, part: &T) -> mlua::Result<Value> {
-    lua.to_value_with(part, lua_options())
-}
-
-fn frozen<T: Serialize>(lua: &Lua, part: &T) -> mlua::Result<Table> {
-    let Value::Table(table) = value(lua, part)? else {
-        return Err(mlua::Error::runtime("a part of ctx that is no table"));
-    };
-    freeze(&table)?;
-    Ok(table)
-}
-
-/// A part of this call only: what lies deeper may be changed, nobody else will see it.
-fn set<T: Serialize>(lua: &Lua, ctx: &Table, name: &str, part: &Option<T>) -> mlua::Result<()> {
-    let Some(part) = part else { return Ok(()) };
-    let table = value(lua, part)?;
-    if let Value::Table(table) = &table {
-        table.set_readonly(true);
-    }
-    ctx.raw_set(name, table)
-}
-
-/// The table of a part that many taps share: built once while it does not change.
-fn shared<T: Serialize + PartialEq>(
-    lua: &Lua,
-    known: &mut HashMap<String, (Arc<T>, Table)>,
-    key: &str,
-    part: &Arc<T>,
-) -> mlua::Result<Table> {
-    if let Some((old, table)) = known.get(key)
-        && same(old, part)
-    {
-        return Ok(table.clone());
-    }
-    let table = frozen(lua, part.as_ref())?;
-    if known.len() >= MAX_SHARED {
-        known.clear();
-    }
-    known.insert(key.to_owned(), (Arc::clone(part), table.clone()));
-    Ok(table)
 }

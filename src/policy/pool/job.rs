@@ -7,7 +7,6 @@ use crate::policy::merge::{Statement, merge};
 use crate::policy::plugin::load::Plugin;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +35,6 @@ pub struct Job {
     pub hook: Hook,
     pub context: Arc<Context>,
     pub contributions: Vec<Contribution>,
-    /// Where a cacheable answer is to be remembered, by lane.
-    pub cache_keys: Vec<Option<u128>>,
     /// Digests of parts of the context, by `Part as usize`, as far as asked for.
     digests: [Option<u128>; Part::ALL.len()],
     pub retry_after: Option<Duration>,
@@ -54,7 +51,6 @@ impl Job {
             hook: request.hook,
             context: Arc::new(context),
             contributions: vec![Contribution::Pending; lanes],
-            cache_keys: vec![None; lanes],
             digests: [None; Part::ALL.len()],
             retry_after: None,
         }
@@ -81,20 +77,14 @@ impl Job {
         }
     }
 
-    /// Digest of the given parts of the context: equal digests, equal input. Each part is looked at once, however many
-    /// plugins read it. `None`: a part that can't be compared.
-    pub fn digest(&mut self, parts: &[Part]) -> Option<u128> {
-        let mut whole = Digest::default();
-        for part in parts {
-            let known = self.digests.get_mut(*part as usize)?;
-            let digest = match known {
-                Some(digest) => *digest,
-                None => *known.insert(digest_of(*part, &self.context)?),
-            };
-            // Only writing into memory: can't fail.
-            let _ = whole.write_all(&digest.to_ne_bytes());
+    /// Digest of a part of the context: equal digests, equal input. Each part is looked at once, however many plugins
+    /// read it. `None`: a part that can't be compared.
+    pub fn digest(&mut self, part: Part) -> Option<u128> {
+        let known = self.digests.get_mut(part as usize)?;
+        match known {
+            Some(digest) => Some(*digest),
+            None => Some(*known.insert(digest_of(part, &self.context)?)),
         }
-        Some(whole.finish())
     }
 
     /// Ask again no later than `pause` from now.
@@ -231,30 +221,15 @@ pub fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
 }
 
 /// 128 bits: two SipHash streams, so that a chance collision never gives one tap another's answer.
-struct Digest(DefaultHasher, DefaultHasher);
-
-impl Default for Digest {
-    fn default() -> Self {
-        let mut second = DefaultHasher::new();
-        second.write_u8(1);
-        Self(DefaultHasher::new(), second)
-    }
-}
+pub struct Digest;
 
 impl Digest {
-    fn finish(&self) -> u128 {
-        u128::from(self.0.finish()) << 64 | u128::from(self.1.finish())
-    }
-}
-
-impl Write for Digest {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write(bytes);
-        self.1.write(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+    pub fn of(bytes: &[u8]) -> u128 {
+        let (mut first, mut second) = (DefaultHasher::new(), DefaultHasher::new());
+        second.write_u8(1);
+        first.write(bytes);
+        second.write(bytes);
+        u128::from(first.finish()) << 64 | u128::from(second.finish())
     }
 }
 
@@ -277,7 +252,5 @@ fn digest_of(part: Part, context: &Context) -> Option<u128> {
         Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
     };
     written.ok()?;
-    let mut digest = Digest::default();
-    digest.write_all(&bytes).ok()?;
-    Some(digest.finish())
+    Some(Digest::of(&bytes))
 }

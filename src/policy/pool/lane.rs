@@ -2,6 +2,7 @@
 //! and how it has been doing.
 
 use super::job::{Contribution, Job, closed_verdict, outcome_of};
+use super::remembered::Remembered;
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Context, Fallback, Hook, Outcome, Subject};
 use crate::policy::breaker::{Breakers, retry_after};
@@ -19,12 +20,6 @@ use std::time::{Duration, Instant};
 
 /// Threads a plugin may lose before it is not called any more.
 pub const MAX_ABANDONED: u32 = 3;
-/// Answers remembered by input. Then all are forgotten: what is still asked comes back at once.
-const MAX_REMEMBERED: usize = 512;
-
-/// Answers by hook and the digest of the input they depend on.
-type Remembered = HashMap<(Hook, u128), Option<Arc<Verdict>>>;
-
 pub struct Lane {
     pub plugin: Arc<Plugin>,
     pub limits: Limits,
@@ -71,7 +66,7 @@ impl Lane {
             disabled: None,
             breakers: Breakers::default(),
             last_good: HashMap::new(),
-            remembered: HashMap::new(),
+            remembered: Remembered::default(),
         }
     }
 
@@ -118,44 +113,29 @@ impl Lane {
         self.queue.len() + self.suspects.len()
     }
 
-    /// The key under which an answer to this question may be remembered: the parts the plugin declared to read.
-    pub fn cache_key(&self, job: &mut Job) -> Option<u128> {
-        let reads = self.plugin.manifest.reads.as_ref()?;
-        if !job.hook.decides() || reads.iter().any(|part| part.is_volatile()) {
-            return None;
-        }
-        job.digest(reads)
-    }
-
     /// Answers from memory, if the same input was answered before.
     pub fn recall(&mut self, index: usize, job: &mut Job) -> bool {
-        let Some(key) = self.cache_key(job) else {
+        if self.plugin.manifest.reads.is_none() || !job.hook.decides() || self.disabled.is_some() {
+            return false;
+        }
+        let Some(verdict) = self.remembered.recall(job) else {
             return false;
         };
-        let id = (job.hook, key);
-        if self.disabled.is_none()
-            && let Some(verdict) = self.remembered.get(&id).cloned()
-        {
-            self.counters.cached += 1;
-            self.note_good(job, verdict.as_ref());
-            let outcome = outcome_of(verdict.as_deref());
-            job.set(
-                index,
-                Contribution::Done {
-                    outcome,
-                    fallback: Fallback::None,
-                    cached: true,
-                    elapsed: Duration::ZERO,
-                    error: None,
-                    verdict,
-                },
-            );
-            return true;
-        }
-        if let Some(place) = job.cache_keys.get_mut(index) {
-            *place = Some(id.1);
-        }
-        false
+        self.counters.cached += 1;
+        self.note_good(job, verdict.as_ref());
+        let outcome = outcome_of(verdict.as_deref());
+        job.set(
+            index,
+            Contribution::Done {
+                outcome,
+                fallback: Fallback::None,
+                cached: true,
+                elapsed: Duration::ZERO,
+                error: None,
+                verdict,
+            },
+        );
+        true
     }
 
     fn note_good(&mut self, job: &Job, verdict: Option<&Arc<Verdict>>) {
@@ -216,13 +196,10 @@ impl Lane {
                 self.counters.count(outcome, called.elapsed);
                 self.breakers.succeed(job.hook, &network);
                 let verdict = verdict.clone().map(Arc::new);
-                if let Some(key) = job.cache_keys.get_mut(index).and_then(Option::take)
-                    && !called.effects.state_used
+                if let Some(read) = &called.read
+                    && job.hook.decides()
                 {
-                    if self.remembered.len() >= MAX_REMEMBERED {
-                        self.remembered.clear();
-                    }
-                    self.remembered.insert((job.hook, key), verdict.clone());
+                    self.remembered.store(job, read, verdict.clone());
                 }
                 self.note_good(job, verdict.as_ref());
                 job.set(

@@ -11,6 +11,7 @@
 
 pub mod job;
 pub mod lane;
+mod remembered;
 mod worker;
 
 use super::api::{Hook, Reply, Request, Subject};
@@ -122,9 +123,7 @@ impl Pool {
         let mut job = Job::new(request, shared.plugins.len());
         let mut state = shared.lock();
         for (index, lane) in state.lanes.iter_mut().enumerate() {
-            if lane.concerns(job.hook, &job.key, &job.context) {
-                lane.recall(index, &mut job);
-            } else {
+            if !lane.concerns(job.hook, &job.key, &job.context) {
                 job.set(index, Contribution::Skipped);
             }
         }
@@ -291,7 +290,7 @@ impl State {
             let Some(lane) = self.lanes.get_mut(index) else {
                 break;
             };
-            if lane.refuse(index, &mut job, now) {
+            if lane.recall(index, &mut job) || lane.refuse(index, &mut job, now) {
                 continue;
             }
             if hands == Hands::Free
@@ -339,7 +338,8 @@ impl State {
                 lane.runtime = Some(runtime);
                 continue;
             };
-            if !lane.refuse(index, &mut job, now) {
+            // Answered while it waited, perhaps: a burst asks the same many times.
+            if !lane.recall(index, &mut job) && !lane.refuse(index, &mut job, now) {
                 return Some(Next::Run(index, runtime, job));
             }
             self.return_runtime(index, runtime);

@@ -314,6 +314,7 @@ impl Watched for Arc<Shared> {
             )),
             effects: Effects::default(),
             elapsed: lane.limits.abandon,
+            read: None,
         };
         lane.finish(index, &mut job, &called, Instant::now());
         let lost = lane.abandoned >= MAX_ABANDONED;
