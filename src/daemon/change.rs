@@ -263,7 +263,7 @@ impl Reactor {
         self.engine.handle(Event::Desired(Box::new(desired)), now);
         self.watch_files(began);
         // A plugin's file may have changed without a word in the configuration.
-        self.restart_policy();
+        self.restart_policy(!report.changes.is_empty());
         tracing::info!(target: "config", files = report.files, changes = report.changes.len(), "configuration reloaded");
         Ok(report)
     }

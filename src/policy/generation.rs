@@ -9,9 +9,11 @@ use super::plugin::store::{Kept, Store};
 use super::settings::Settings;
 use super::tables;
 use crate::config::PolicySettings;
+use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// Everything that is wrong with a set of plugins.
@@ -34,9 +36,22 @@ impl fmt::Display for LoadReport {
 
 impl std::error::Error for LoadReport {}
 
+/// Everything that a generation is made of, as read from disk, before any of it runs.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    settings: Arc<Settings>,
+    maps: Arc<BTreeMap<String, Arc<Json>>>,
+    sources: Vec<Source>,
+    problems: Vec<Problem>,
+    /// Of all of the above: equal inputs make equal generations.
+    pub digest: u64,
+}
+
 /// A loaded generation that does not run yet.
 pub struct Loaded {
     pub members: Vec<Member>,
+    /// What it was made of.
+    pub inputs: Inputs,
     pub around: Surroundings,
     /// Problems of plugins with `required = false`, which were left out.
     pub left_out: Vec<Problem>,
@@ -68,60 +83,116 @@ fn with_cause(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// Loads everything; blocks for as long as files and plugins take (bounded by their deadlines). `kept` is the state
-/// that plugins of the running generation hold in memory.
-pub fn load(config: &PolicySettings, kept: &BTreeMap<String, Kept>) -> Result<Loaded, LoadReport> {
-    let mut report = LoadReport::default();
-    let settings = Settings::read(config).map(Arc::new).map_err(|e| LoadReport {
-        problems: vec![general("[policy]", e.to_string())],
-    })?;
-    let maps = match tables::read_all(&settings.maps) {
-        Ok(maps) => Arc::new(maps),
-        Err(errors) => {
-            report
-                .problems
-                .extend(errors.iter().map(|e| general("[policy.maps]", with_cause(e))));
-            Arc::default()
-        }
-    };
-    let around = Surroundings {
-        settings: Arc::clone(&settings),
-        maps,
-        coverage: Coverage::Off,
-        options: None,
-    };
-    let files = match expand(&config.plugins) {
-        Ok(files) => files,
-        Err(error) => {
-            report
-                .problems
-                .push(general("[policy] plugins", with_cause(&error)));
-            Vec::new()
-        }
-    };
-    let mut left_out = Vec::new();
-    let mut members: Vec<Member> = Vec::new();
-    for file in files {
-        let source = match Source::read(&file) {
-            Ok(source) => source,
+impl Inputs {
+    /// Reads every file. What is wrong with them is part of it, and an error only when they are loaded.
+    pub fn read(config: &PolicySettings) -> Result<Self, LoadReport> {
+        let mut problems = Vec::new();
+        let settings = Settings::read(config).map(Arc::new).map_err(|e| LoadReport {
+            problems: vec![general("[policy]", e.to_string())],
+        })?;
+        let maps = match tables::read_all(&settings.maps) {
+            Ok(maps) => Arc::new(maps),
+            Err(errors) => {
+                problems.extend(errors.iter().map(|e| general("[policy.maps]", with_cause(e))));
+                Arc::default()
+            }
+        };
+        let files = match expand(&config.plugins) {
+            Ok(files) => files,
             Err(error) => {
-                report.problems.push(general(
+                problems.push(general("[policy] plugins", with_cause(&error)));
+                Vec::new()
+            }
+        };
+        let mut sources = Vec::new();
+        for file in files {
+            match Source::read(&file) {
+                Ok(source) => sources.push(source),
+                Err(error) => problems.push(general(
                     &file.to_string_lossy(),
                     error
                         .source()
                         .map_or_else(|| error.to_string(), ToString::to_string),
-                ));
-                continue;
+                )),
             }
-        };
-        match member(&source, &around, kept) {
+        }
+        let digest = digest(config, &maps, &sources, &problems);
+        Ok(Self {
+            settings,
+            maps,
+            sources,
+            problems,
+            digest,
+        })
+    }
+
+    /// The same with `host.state` in memory only, for a rehearsal.
+    #[must_use]
+    pub fn without_state_directory(&self) -> Self {
+        let mut settings = Settings::clone(&self.settings);
+        settings.state_directory = None;
+        Self {
+            settings: Arc::new(settings),
+            ..self.clone()
+        }
+    }
+}
+
+fn digest(
+    config: &PolicySettings,
+    maps: &BTreeMap<String, Arc<Json>>,
+    sources: &[Source],
+    problems: &[Problem],
+) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    config.base.hash(&mut hasher);
+    for (name, options) in config.settings.iter().chain(&config.plugin) {
+        (name, options.to_string()).hash(&mut hasher);
+    }
+    for (name, table) in maps {
+        (name, table.to_string()).hash(&mut hasher);
+    }
+    for source in sources {
+        (&source.path, &source.text).hash(&mut hasher);
+        for (name, module) in source.library.iter() {
+            (name, &module.text).hash(&mut hasher);
+        }
+    }
+    for problem in problems {
+        problem.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Reads and loads everything; blocks for as long as files and plugins take (bounded by their deadlines). `kept` is the
+/// state that plugins of the running generation hold in memory.
+pub fn load(config: &PolicySettings, kept: &BTreeMap<String, Kept>) -> Result<Loaded, LoadReport> {
+    load_inputs(Inputs::read(config)?, kept)
+}
+
+/// Loads what was read.
+pub fn load_inputs(inputs: Inputs, kept: &BTreeMap<String, Kept>) -> Result<Loaded, LoadReport> {
+    let mut report = LoadReport {
+        problems: inputs.problems.clone(),
+    };
+    let settings = Arc::clone(&inputs.settings);
+    let around = Surroundings {
+        settings: Arc::clone(&settings),
+        maps: Arc::clone(&inputs.maps),
+        coverage: Coverage::Off,
+        options: None,
+    };
+    let mut left_out = Vec::new();
+    let mut members: Vec<Member> = Vec::new();
+    for source in &inputs.sources {
+        match member(source, &around, kept) {
             Ok(member) => {
                 let name = &member.plugin.name;
                 match members.iter().find(|other| other.plugin.name == *name) {
                     Some(other) => {
                         let first = &other.plugin.source.shown;
                         report.problems.push(Problem::of(
-                            &source,
+                            source,
                             format!("the name `{name}` is taken by {first}"),
                         ));
                     }
@@ -143,6 +214,7 @@ pub fn load(config: &PolicySettings, kept: &BTreeMap<String, Kept>) -> Result<Lo
     });
     Ok(Loaded {
         members,
+        inputs,
         around,
         left_out,
         hash,

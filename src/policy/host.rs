@@ -4,7 +4,7 @@
 //! to the host and can run on another thread. A failed or refused reload changes nothing.
 
 use super::api::{Hook, Reply, Request, Subject};
-use super::generation::{self, LoadReport, Loaded};
+use super::generation::{self, Inputs, LoadReport, Loaded};
 use super::plugin::load::Problem;
 use super::plugin::store::Kept;
 use super::pool::{Pool, Sink};
@@ -27,6 +27,8 @@ pub struct Host {
 struct Generation {
     number: u64,
     hash: u64,
+    /// Digest of what it was made of.
+    inputs: u64,
     pool: Pool,
     left_out: Vec<Problem>,
 }
@@ -131,6 +133,7 @@ impl Host {
     pub fn prepare(&self) -> Preparation {
         Preparation {
             kept: self.running.pool.kept(),
+            running: self.running.inputs,
         }
     }
 
@@ -174,6 +177,7 @@ impl Generation {
         Self {
             number,
             hash: loaded.hash,
+            inputs: loaded.inputs.digest,
             left_out: loaded.left_out,
             pool: Pool::start(number, loaded.members, loaded.around, sink),
         }
@@ -184,9 +188,16 @@ impl Generation {
 #[derive(Debug, Clone, Default)]
 pub struct Preparation {
     kept: BTreeMap<String, Kept>,
+    /// Digest of what the running generation was made of.
+    running: u64,
 }
 
 impl Preparation {
+    /// The files and the configuration say what they said when the running generation was made. Blocks.
+    pub fn is_unchanged(&self, config: &PolicySettings) -> bool {
+        Inputs::read(config).is_ok_and(|inputs| inputs.digest == self.running)
+    }
+
     /// Runs the tests beside the plugins, then loads. Blocks. What a reload should use.
     pub fn load_tested(self, config: &PolicySettings) -> Result<Candidate, LoadReport> {
         let report = super::tools::testing::run_where_present(&config.plugins);
@@ -211,7 +222,6 @@ impl Preparation {
     pub fn load(self, config: &PolicySettings) -> Result<Candidate, LoadReport> {
         Ok(Candidate {
             loaded: generation::load(config, &self.kept)?,
-            config: config.clone(),
             kept: self.kept,
         })
     }
@@ -220,6 +230,5 @@ impl Preparation {
 /// A generation that could run.
 pub struct Candidate {
     pub(super) loaded: Loaded,
-    pub(super) config: PolicySettings,
     pub(super) kept: BTreeMap<String, Kept>,
 }

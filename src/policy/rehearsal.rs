@@ -115,9 +115,8 @@ impl Candidate {
     /// Asks the candidate everything that is known and compares. Blocks. Runs on states of its own: log lines,
     /// metrics and state writes of this rehearsal go nowhere.
     pub fn compare(&self, known: &[Known]) -> Result<Comparison, LoadReport> {
-        let mut config = self.config.clone();
-        config.settings.remove("state");
-        let rehearsal = generation::load(&config, &self.kept)?;
+        let inputs = self.loaded.inputs.without_state_directory();
+        let rehearsal = generation::load_inputs(inputs, &self.kept)?;
         let (out, answers) = std::sync::mpsc::channel();
         let sink: Sink = Box::new(move |reply| {
             let _ = out.send(reply);

@@ -251,6 +251,33 @@ fn a_broken_file_keeps_the_old_plugins_running() {
 }
 
 #[test]
+fn whether_there_is_anything_new_is_told_by_what_the_files_say() {
+    let mut bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }")), ("lib/b.lua", "return 1")]);
+    std::fs::write(bench.path("t.json"), "[1]").unwrap();
+    bench = bench.with(json!({"maps": {"t": bench.path("t.json")}}));
+    let host = bench.host();
+    let unchanged = |bench: &Bench| host.prepare().is_unchanged(&bench.config);
+    assert!(unchanged(&bench));
+    for (file, text) in [
+        ("a.lua", port("return { mtu = 1400 } --")),
+        ("lib/b.lua", "return 2".to_owned()),
+        ("t.json", "[2]".to_owned()),
+        ("a.lua", "return {".to_owned()),
+    ] {
+        let old = std::fs::read_to_string(bench.path(file)).unwrap();
+        std::fs::write(bench.path(file), text).unwrap();
+        assert!(!unchanged(&bench), "{file} changed");
+        std::fs::write(bench.path(file), old).unwrap();
+        assert!(unchanged(&bench), "{file} says again what it said");
+    }
+    bench.config.settings.insert("deadline_ms".into(), json!(10));
+    assert!(!unchanged(&bench), "a limit changed");
+    bench.config.settings.remove("deadline_ms");
+    std::fs::remove_file(bench.path("a.lua")).unwrap();
+    assert!(!unchanged(&bench), "a file is gone");
+}
+
+#[test]
 fn a_plugin_that_fails_its_own_test_is_not_put_into_force() {
     let test = "local t = require('policy.test')\nt.case{ name='mtu', plugin='a', hook='port', ctx=t.tap(), want={ mtu = 1400 } }";
     let bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }"))]);

@@ -132,6 +132,14 @@ impl Policy {
             .any(|hook| self.has(hook))
     }
 
+    /// `[policy.labels]` as they are now.
+    fn set_labels(&mut self, settings: &PolicySettings) {
+        let labels = labels(settings);
+        if self.facts.labels != labels {
+            Arc::make_mut(&mut self.facts).labels = labels;
+        }
+    }
+
     fn has(&self, hook: Hook) -> bool {
         self.host.as_ref().is_some_and(|host| host.has_hook(hook))
     }

@@ -7,6 +7,7 @@
 use super::super::reactor::Reactor;
 use super::{Policy, facts};
 use crate::config::PolicySettings;
+use crate::engine::event::Event;
 use crate::control::api::{Failure, FailureKind, PolicyReloadReport, PolicyReloadRequest, Reply};
 use crate::model::{Ifindex, NetworkId};
 use crate::policy::api::context::Reason;
@@ -22,6 +23,8 @@ const MAX_CHANGES_PERCENT: u8 = 10;
 pub(in super::super) struct Load {
     request: PolicyReloadRequest,
     reply: Option<Reply<PolicyReloadReport>>,
+    /// Something in the configuration changed, so every question is asked again whatever the plugins' files say.
+    asks_again: bool,
 }
 
 /// What was loaded aside.
@@ -30,12 +33,21 @@ enum Loaded {
     Next(Box<Candidate>, Comparison),
     /// Where none ran.
     First(Box<Policy>),
+    /// Nobody asked for a reload by name, and the plugins that run are those on disk.
+    Unchanged,
 }
 
-fn load(settings: &PolicySettings, running: Option<(Preparation, Vec<Known>)>) -> Result<Loaded, LoadReport> {
+fn load(
+    settings: &PolicySettings,
+    running: Option<(Preparation, Vec<Known>)>,
+    asked_for: bool,
+) -> Result<Loaded, LoadReport> {
     let Some((preparation, known)) = running else {
         return Policy::start(settings).map(|policy| Loaded::First(Box::new(policy)));
     };
+    if !asked_for && preparation.is_unchanged(settings) {
+        return Ok(Loaded::Unchanged);
+    }
     let candidate = preparation.load_tested(settings)?;
     let comparison = candidate.compare(&known)?;
     Ok(Loaded::Next(Box::new(candidate), comparison))
@@ -48,26 +60,35 @@ impl Reactor {
         request: PolicyReloadRequest,
         reply: Reply<PolicyReloadReport>,
     ) {
-        let reply = Some(reply);
-        self.policy_loads.push_back(Load { request, reply });
+        self.policy_loads.push_back(Load {
+            request,
+            reply: Some(reply),
+            asks_again: true,
+        });
         self.begin_next_load();
     }
 
     /// The files or the configuration changed: the same as `policy reload`, without a client. A plugin file that does
-    /// not load keeps the old plugins and shows in the log and in `status`.
-    pub(in super::super) fn restart_policy(&mut self) {
+    /// not load keeps the old plugins and shows in the log and in `status`; files that say what they said are left alone.
+    pub(in super::super) fn restart_policy(&mut self, asks_again: bool) {
         self.policy_loads.push_back(Load {
             request: PolicyReloadRequest::default(),
             reply: None,
+            asks_again,
         });
         self.begin_next_load();
     }
 
     fn begin_next_load(&mut self) {
         while !self.policy_loading
-            && let Some(Load { request, reply }) = self.policy_loads.pop_front()
+            && let Some(Load {
+                request,
+                reply,
+                asks_again,
+            }) = self.policy_loads.pop_front()
         {
             let settings = self.config.policy.clone();
+            self.policy.set_labels(&settings);
             if settings.plugins.is_empty() {
                 self.policy.stop();
                 self.policy_changed();
@@ -78,14 +99,16 @@ impl Reactor {
             let known = self.known_decisions();
             let running = self.policy.host.as_ref().map(|host| (host.prepare(), known));
             self.policy_loading = true;
+            let asked_for = reply.is_some();
             self.background(move || {
-                let loaded = catch_unwind(AssertUnwindSafe(|| load(&settings, running)));
+                let loaded = catch_unwind(AssertUnwindSafe(|| load(&settings, running, asked_for)));
                 Box::new(move |reactor: &mut Reactor| {
                     reactor.policy_loading = false;
                     let answer = match loaded {
                         Ok(Ok(Loaded::Next(candidate, comparison))) => {
                             reactor.finish_reload(*candidate, &comparison, &request)
                         }
+                        Ok(Ok(Loaded::Unchanged)) => Ok(reactor.keep_policy(asks_again)),
                         Ok(Ok(Loaded::First(policy))) => reactor.start_policy(*policy, &request),
                         Ok(Err(report)) => Err(Failure::new(FailureKind::Invalid, report.to_string())),
                         Err(_) => Err(Failure::new(
@@ -124,6 +147,18 @@ impl Reactor {
                     tracing::error!(target: "policy", %error, "plugins refused; the old ones run on");
                 }
             }
+        }
+    }
+
+    fn keep_policy(&mut self, asks_again: bool) -> PolicyReloadReport {
+        tracing::debug!(target: "policy", "plugins unchanged");
+        if asks_again {
+            let (usage, now) = (self.policy.usage(), self.now());
+            self.engine.handle(Event::PolicyChanged(usage), now);
+        }
+        PolicyReloadReport {
+            generation: self.policy_status().generation,
+            changes: Vec::new(),
         }
     }
 
