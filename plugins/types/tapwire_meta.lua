@@ -14,18 +14,12 @@
 ---@field operstate? string "up", "down", "lowerlayerdown", "unknown" ...
 ---@field up boolean Administratively up.
 ---@field master? string Name of the bridge (or bond, VRF ...) it is a port of.
----@field netns? string Network namespace it moved to or came from, when not ours.
 
 ---@class tapwire.Port
 ---@field id? string Port id, usually Neutron's UUID.
 ---@field mac? string The address the virtual machine uses, when the mapping says it.
 ---@field addresses? (string)[] IP addresses the virtual machine uses, when the mapping says them.
 ---@field admin_state_up boolean False: the port is to stay down.
-
----@class tapwire.Vm
----@field uuid? string Its UUID.
----@field name? string Its name.
----@field meta? table<string, string> Free-form metadata.
 
 ---@class tapwire.Network
 ---@field id string Network id.
@@ -93,7 +87,6 @@
 ---@field reason "new"|"change"|"resync"|"reload"|"invalidate" Why the question is asked.
 ---@field link? tapwire.Link The tap; in `observe` the link that changed.
 ---@field port? tapwire.Port What the mapping says of the port.
----@field vm? tapwire.Vm The virtual machine, when known.
 ---@field network? tapwire.Network The network; absent in `resolve`.
 ---@field uplink? tapwire.Uplink The link that carries the segment off the host.
 ---@field bridge? tapwire.Bridge The network's bridge, when it stands.
@@ -199,7 +192,7 @@
 ---@field on_error? "deny"|"skip"|"last_good" What a failure means: "deny", "skip" or "last_good" (default).
 ---@field overrides? (string)[] Fields in which it may replace what an earlier plugin said.
 ---@field schema? table<string, tapwire.OptionSpec> Its options, checked against `[policy.plugin.NAME]`.
----@field reads? ("link"|"port"|"vm"|"network"|"uplink"|"bridge"|"current"|"host"|"tags"|"plan"|"result"|"lease"|"diff"|"now"|"seq"|"gen"|"reason")[] The parts of `ctx` its hooks read. Only these are given to it, and equal input is answered from memory.
+---@field reads? ("link"|"port"|"network"|"uplink"|"bridge"|"current"|"host"|"tags"|"plan"|"result"|"lease"|"diff"|"now"|"seq"|"gen"|"reason")[] The parts of `ctx` its hooks read. Only these are given to it, and equal input is answered from memory.
 ---@field state_version? integer Version of what it keeps in `host.state`. Whole number 0..1000000.
 ---@field every? string Period of `tick`: "30s", "5m".
 ---@field resolve? fun(ctx: tapwire.Context): tapwire.ResolveVerdict?

@@ -85,7 +85,7 @@ fn zip(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Ifindex, LinkKind, LinkName, NetworkId};
+    use crate::model::{Ifindex, LinkKind, LinkName, NetworkId, OperState};
 
     fn link(port: PortFlags) -> Link {
         Link {
@@ -96,6 +96,7 @@ mod tests {
             mtu: 1500,
             up: true,
             carrier: true,
+            operstate: OperState::Unknown,
             master: None,
             parent: None,
             alias: None,

@@ -18,6 +18,8 @@ pub struct Link {
     pub up: bool,
     /// `IFF_LOWER_UP`: carrier. Of a bridge only when its `operstate` says so too: before that it sends nothing.
     pub carrier: bool,
+    /// `IFLA_OPERSTATE`: shown, and nothing is decided by it.
+    pub operstate: OperState,
     /// `IFLA_MASTER`: the bridge (or bond, VRF ...) it is a port of.
     pub master: Option<Ifindex>,
     /// `IFLA_LINK`: the device below (VLAN parent, VXLAN underlay, veth peer).
@@ -30,6 +32,48 @@ pub struct Link {
     pub tx_queue_len: u32,
     /// Bridge-port state, from `IFLA_INFO_SLAVE_DATA`; absent when not a bridge port.
     pub port: Option<PortFlags>,
+}
+
+/// RFC 2863's operational state, by the kernel's number (`linux/if.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OperState {
+    /// The driver does not say.
+    #[default]
+    Unknown,
+    NotPresent,
+    Down,
+    LowerLayerDown,
+    Testing,
+    Dormant,
+    Up,
+}
+
+impl OperState {
+    /// A number that is none is what the driver does not say.
+    pub fn from_raw(number: u8) -> Self {
+        match number {
+            1 => Self::NotPresent,
+            2 => Self::Down,
+            3 => Self::LowerLayerDown,
+            4 => Self::Testing,
+            5 => Self::Dormant,
+            6 => Self::Up,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// As `ip link` spells it, in lower case.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::NotPresent => "notpresent",
+            Self::Down => "down",
+            Self::LowerLayerDown => "lowerlayerdown",
+            Self::Testing => "testing",
+            Self::Dormant => "dormant",
+            Self::Up => "up",
+        }
+    }
 }
 
 /// What a link is (`IFLA_INFO_KIND`), with the attributes that decisions compare.

@@ -24,7 +24,7 @@ pub use dns::{Domain, Hostname};
 pub use fdb::{FdbEntry, FdbRow, NeighbourEntry};
 pub use gateway::Gateway;
 pub use ids::{Ifindex, InvalidValue, Mtu, NetworkId, PhysicalName, PortId, Vid, Vni};
-pub use link::{BridgeAttributes, Link, LinkKind, PortFlags, VlanAttributes, VxlanAttributes};
+pub use link::{BridgeAttributes, Link, LinkKind, OperState, PortFlags, VlanAttributes, VxlanAttributes};
 pub use mac::Mac;
 pub use name::{LinkName, NamePattern};
 pub use network::{

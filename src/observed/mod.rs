@@ -261,8 +261,12 @@ impl Observed {
                 self.links.insert(index, Box::new(link));
                 Effect::Appeared(index)
             }
-            Some(known) if **known == link => Effect::Same,
             Some(known) => {
+                // Shown, but nothing follows from it alone.
+                known.operstate = link.operstate;
+                if **known == link {
+                    return Effect::Same;
+                }
                 let before = std::mem::replace(&mut **known, link);
                 let (name, master) = (known.name, known.master);
                 self.reindex(&before, name, master);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::Mac;
+use crate::model::{Mac, OperState};
 
 pub fn tap(index: u32, name: &str) -> Link {
     Link {
@@ -10,6 +10,7 @@ pub fn tap(index: u32, name: &str) -> Link {
         mtu: 1500,
         up: false,
         carrier: false,
+        operstate: OperState::Unknown,
         master: None,
         parent: None,
         alias: None,

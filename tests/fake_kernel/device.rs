@@ -2,7 +2,7 @@
 
 use super::{Answer, Device, Kernel, refuse};
 use tapwire::model::{
-    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mac, PortFlags, PortVlans, VlanAttributes,
+    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, OperState, Mac, PortFlags, PortVlans, VlanAttributes,
     VxlanAttributes,
 };
 use tapwire::observed::Change;
@@ -72,6 +72,7 @@ impl Kernel {
             mtu: birth.mtu.or(below).unwrap_or(1500),
             up: false,
             carrier: false,
+            operstate: OperState::Unknown,
             master: None,
             parent: match &kind {
                 LinkKind::Vxlan(v) => v.link,

@@ -252,9 +252,12 @@ fn a_broken_file_keeps_the_old_plugins_running() {
 
 #[test]
 fn whether_there_is_anything_new_is_told_by_what_the_files_say() {
-    let mut bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }")), ("lib/b.lua", "return 1")]);
+    let mut bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }"))]);
+    std::fs::create_dir(bench.path("lib")).unwrap();
+    std::fs::write(bench.path("lib/b.lua"), "return 1").unwrap();
     std::fs::write(bench.path("t.json"), "[1]").unwrap();
-    bench = bench.with(json!({"maps": {"t": bench.path("t.json")}}));
+    let maps = json!({"t": bench.path("t.json")});
+    bench.config.settings.insert("maps".into(), maps);
     let host = bench.host();
     let unchanged = |bench: &Bench| host.prepare().is_unchanged(&bench.config);
     assert!(unchanged(&bench));

@@ -182,7 +182,7 @@ fn a_name_that_ctx_does_not_have_is_an_error_and_a_field_that_is_absent_is_nil()
     );
     let bench = Bench::new(&[(
         "a.lua",
-        &port("return { alias = tostring(ctx.vm) .. tostring(ctx.link.master) }"),
+        &port("return { alias = tostring(ctx.port) .. tostring(ctx.link.master) }"),
     )]);
     assert_eq!(
         decision(&ask_port(&mut bench.host(), "tap1", "blue"))["alias"],

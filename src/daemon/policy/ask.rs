@@ -80,6 +80,7 @@ impl Asking<'_> {
             why,
             network,
             verdict: PortVerdict::default(),
+            by: BTreeMap::new(),
         };
         self.policy.questions.insert(index, question);
         self.policy.said.remove(&index);
@@ -135,7 +136,7 @@ impl Asking<'_> {
                 .engine
                 .preview_port(index, &question.verdict, question.network.as_ref());
             context.plan = Some(Plan {
-                changes: Vec::new(),
+                changes: facts::changes(self.engine, index, &operations, &question.by),
                 operations: operations.iter().map(ToString::to_string).collect(),
             });
         }
@@ -292,6 +293,7 @@ impl Asking<'_> {
             Decision::Port(decided) => {
                 if let Some(question) = self.policy.questions.get_mut(&index) {
                     verdict::add_port(&mut question.verdict, decided);
+                    question.by.clone_from(&decided.by);
                 }
                 self.policy
                     .decisions

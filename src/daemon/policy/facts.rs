@@ -2,12 +2,15 @@
 
 use crate::desired::segment::{UplinkWant, derive_segment};
 use crate::engine::Engine;
-use crate::model::{Ifindex, Network, NetworkId, Segment};
+use crate::model::{Ifindex, Network, NetworkId, PortFlags, Segment};
 use crate::observed::is_link_local;
 use crate::policy::api::context::{
-    Bridge, Current, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason, Uplink,
+    Bridge, Current, Difference, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason, Uplink,
 };
 use crate::policy::api::{Context, Hook};
+use crate::plan::op::{ListAction, Master, Op};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -43,10 +46,9 @@ pub fn of_port(
             mtu: link.mtu,
             kind: link.kind.name().to_owned(),
             alias: link.alias.as_deref().map(str::to_owned),
-            operstate: None,
+            operstate: Some(link.operstate.word().to_owned()),
             up: link.up,
             master: name(link.master),
-            netns: None,
         }),
         port: mapping.map(|m| Port {
             id: m.id.as_ref().map(ToString::to_string),
@@ -72,6 +74,77 @@ pub fn of_port(
         host: Arc::clone(host),
         ..Context::default()
     })
+}
+
+/// What operations on a tap change, field by field in the words of the `port` verdict. What has no such word (the spoof
+/// guard, VLANs) is among the operations only.
+pub fn changes(
+    engine: &Engine,
+    index: Ifindex,
+    operations: &[Op],
+    by: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let Some(link) = engine.observed().link(index) else {
+        return Vec::new();
+    };
+    let name = |index: Ifindex| engine.observed().link(index).map(|l| l.name.to_string());
+    let mut rows = Vec::new();
+    let mut row = |field: String, have: Option<Value>, want: Option<Value>| {
+        rows.push(Difference {
+            by: by.get(&field).cloned(),
+            field,
+            have,
+            want,
+        });
+    };
+    for operation in operations {
+        match operation {
+            Op::SetLink { change, .. } => {
+                if let Some(master) = &change.master {
+                    let want = match master {
+                        Master::Set(bridge) => Some(bridge.name.to_string().into()),
+                        Master::Clear => None,
+                    };
+                    row("master".into(), link.master.and_then(name).map(Value::from), want);
+                }
+                if let Some(mtu) = change.mtu {
+                    row("mtu".into(), Some(link.mtu.into()), Some(mtu.get().into()));
+                }
+                if let Some(alias) = &change.alias {
+                    let have = link.alias.as_deref().map(Value::from);
+                    row("alias".into(), have, Some((**alias).into()));
+                }
+                if let Some(length) = change.tx_queue_len {
+                    let have = Some(link.tx_queue_len.into());
+                    row("tx_queue_len".into(), have, Some(length.into()));
+                }
+                if let Some(up) = change.up {
+                    row("up".into(), Some(link.up.into()), Some(up.into()));
+                }
+            }
+            Op::DisableIpv6 { disable, .. } => {
+                let have = link.ipv6_disabled.map(Value::from);
+                row("disable_ipv6".into(), have, Some((*disable).into()));
+            }
+            Op::SetPort { flags, .. } => {
+                let known: BTreeMap<&str, bool> = link.port.iter().flat_map(PortFlags::words).collect();
+                for (word, on) in flags.words() {
+                    let have = known.get(word).copied().map(Value::from);
+                    row(format!("port.{word}"), have, Some(on.into()));
+                }
+            }
+            Op::Fdb { action, entry, .. } => {
+                let mac = Some(Value::from(entry.mac.to_string()));
+                let (have, want) = match action {
+                    ListAction::Delete => (mac, None),
+                    _ => (None, mac),
+                };
+                row(format!("fdb[{}]", entry.mac), have, want);
+            }
+            _ => {}
+        }
+    }
+    rows
 }
 
 pub fn of_network(engine: &Engine, network: &Network, host: &Arc<HostFacts>) -> Context {

@@ -36,6 +36,8 @@ struct Question {
     why: Why,
     network: Option<NetworkId>,
     verdict: PortVerdict,
+    /// Who decided which field of it.
+    by: BTreeMap<String, String>,
 }
 
 /// Whom to ask about again.

@@ -7,7 +7,7 @@ use super::tape::Tape;
 use super::world::{FIRST_MADE, World};
 use crate::engine::event::{Applied, Done, StepResult};
 use crate::model::record::AddressRecord;
-use crate::model::{FdbEntry, FdbRow, Ifindex, Link, LinkKind, LinkName, Mac, VlanAttributes};
+use crate::model::{FdbEntry, FdbRow, Ifindex, Link, LinkKind, LinkName, Mac, OperState, VlanAttributes};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::plan::address_move::address_of;
@@ -201,6 +201,7 @@ impl Run<'_> {
             up: false,
             // Nothing will tell of it later, and the engine waits for a bridge's carrier.
             carrier: told.is_none(),
+            operstate: OperState::Unknown,
             master: None,
             parent,
             alias: None,

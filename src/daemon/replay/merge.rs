@@ -16,6 +16,7 @@ pub fn link(before: &Link, now: Link, have: &Link) -> Link {
         mtu: field(&before.mtu, now.mtu, &have.mtu),
         up: field(&before.up, now.up, &have.up),
         carrier: field(&before.carrier, now.carrier, &have.carrier),
+        operstate: field(&before.operstate, now.operstate, &have.operstate),
         master: field(&before.master, now.master, &have.master),
         parent: field(&before.parent, now.parent, &have.parent),
         alias: field(&before.alias, now.alias, &have.alias),
@@ -42,7 +43,7 @@ fn port(before: Option<PortFlags>, now: Option<PortFlags>, have: Option<PortFlag
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Ifindex, LinkKind, LinkName};
+    use crate::model::{Ifindex, LinkKind, LinkName, OperState};
 
     fn tap() -> Link {
         Link {
@@ -53,6 +54,7 @@ mod tests {
             mtu: 1500,
             up: false,
             carrier: false,
+            operstate: OperState::Unknown,
             master: None,
             parent: None,
             alias: None,

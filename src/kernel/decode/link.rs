@@ -3,7 +3,7 @@
 use super::super::wire::{Attributes, Malformed, i32_at, string_value, u8_value, u32_at, u32_value};
 use super::Change;
 use super::kind;
-use crate::model::{Ifindex, Link, LinkKind, LinkName, Mac, PortFlags, PortVlans};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, Mac, OperState, PortFlags, PortVlans};
 
 /// `struct ifinfomsg`: family u8, padding, type u16, index i32, flags u32, change u32.
 const INFO_LEN: usize = 16;
@@ -15,8 +15,6 @@ const INET6_CONF: u16 = 2;
 const DEVCONF_DISABLE_IPV6: usize = 26;
 /// `IFLA_NEW_NETNSID`, `IFLA_LINK_NETNSID`: not in libc.
 const NEW_NETNSID: u16 = 45;
-/// RFC 2863's "up" (`linux/if.h`). A device gets its queue just then; without one the kernel drops what it sends.
-const IF_OPER_UP: u8 = 6;
 const LINK_NETNSID: u16 = 37;
 
 pub fn link(payload: &[u8]) -> Result<Link, Malformed> {
@@ -26,7 +24,7 @@ pub fn link(payload: &[u8]) -> Result<Link, Malformed> {
     let (mut mac, mut mtu, mut tx_queue_len) = (None, 0, 0);
     let (mut master, mut parent, mut parent_elsewhere) = (None, None, false);
     let (mut alias, mut ipv6_disabled) = (None, None);
-    let mut operational = false;
+    let mut operstate = OperState::Unknown;
     let mut info = kind::Info::default();
     for attribute in attributes {
         let (attribute, value) = attribute?;
@@ -38,7 +36,7 @@ pub fn link(payload: &[u8]) -> Result<Link, Malformed> {
             LINK_NETNSID => parent_elsewhere = true,
             libc::IFLA_MASTER => master = Ifindex::new(u32_value(value)?),
             libc::IFLA_TXQLEN => tx_queue_len = u32_value(value)?,
-            libc::IFLA_OPERSTATE => operational = u8_value(value)? == IF_OPER_UP,
+            libc::IFLA_OPERSTATE => operstate = OperState::from_raw(u8_value(value)?),
             libc::IFLA_IFALIAS => alias = text(value),
             libc::IFLA_LINKINFO => info = kind::Info::collect(value)?,
             libc::IFLA_AF_SPEC => ipv6_disabled = disable_ipv6(value)?,
@@ -50,11 +48,14 @@ pub fn link(payload: &[u8]) -> Result<Link, Malformed> {
         parent = None;
     }
     let kind = info.kind()?;
+    // A device gets its queue just then; without one the kernel drops what it sends.
+    let operational = operstate == OperState::Up;
     let lower_up = flags & libc::IFF_LOWER_UP as u32 != 0;
     Ok(Link {
         index: index(payload)?,
         name: name.ok_or(Malformed("link message without a name"))?,
         carrier: lower_up && (operational || !matches!(kind, LinkKind::Bridge(_))),
+        operstate,
         kind,
         mac,
         mtu,

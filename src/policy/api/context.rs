@@ -29,7 +29,6 @@ pub struct Context {
     pub reason: Reason,
     pub link: Option<Link>,
     pub port: Option<Port>,
-    pub vm: Option<Vm>,
     pub network: Option<Arc<Network>>,
     pub uplink: Option<Arc<Uplink>>,
     pub bridge: Option<Bridge>,
@@ -53,7 +52,6 @@ impl Default for Context {
             reason: Reason::New,
             link: None,
             port: None,
-            vm: None,
             network: None,
             uplink: None,
             bridge: None,
@@ -75,8 +73,6 @@ words! {
         Link = "link",
         /// What the mapping says of the port.
         Port = "port",
-        /// The virtual machine, when known.
-        Vm = "vm",
         /// The network, when known.
         Network = "network",
         /// The link that carries the segment off the host.
@@ -139,8 +135,6 @@ record! {
         pub up: bool,
         /// Name of the bridge (or bond, VRF ...) it is a port of.
         pub master: Option<String>,
-        /// Network namespace it moved to or came from, when not ours.
-        pub netns: Option<String>,
     }
 }
 
@@ -155,18 +149,6 @@ record! {
         pub addresses: Vec<String>,
         /// False: the port is to stay down.
         pub admin_state_up: bool,
-    }
-}
-
-record! {
-    /// The virtual machine behind a tap.
-    pub struct Vm {
-        /// Its UUID.
-        pub uuid: Option<String>,
-        /// Its name.
-        pub name: Option<String>,
-        /// Free-form metadata.
-        pub meta: BTreeMap<String, String>,
     }
 }
 
@@ -339,7 +321,6 @@ impl Shaped for Context {
                 field::<Reason>("reason", "Why the question is asked."),
                 field::<Option<Link>>("link", "The tap; in `observe` the link that changed."),
                 field::<Option<Port>>("port", "What the mapping says of the port."),
-                field::<Option<Vm>>("vm", "The virtual machine, when known."),
                 field::<Option<Network>>("network", "The network; absent in `resolve`."),
                 field::<Option<Uplink>>("uplink", "The link that carries the segment off the host."),
                 field::<Option<Bridge>>("bridge", "The network's bridge, when it stands."),

@@ -6,7 +6,7 @@
 
 use super::hostlib::{freeze, lua_options};
 use crate::policy::api::context::{
-    AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink, Vm,
+    AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink,
 };
 use crate::policy::api::Hook;
 use crate::policy::shape::{Shape, Shaped, did_you_mean};
@@ -158,7 +158,6 @@ impl Desk {
         match part {
             Part::Link => self.record(lua, part, context.link.as_ref()),
             Part::Port => self.record(lua, part, context.port.as_ref()),
-            Part::Vm => self.record(lua, part, context.vm.as_ref()),
             Part::Bridge => self.record(lua, part, context.bridge.as_ref()),
             Part::Current => self.record(lua, part, context.current.as_ref()),
             Part::Plan => self.record(lua, part, context.plan.as_ref()),
@@ -287,7 +286,6 @@ fn fields(part: Part) -> Option<Vec<&'static str>> {
     let shape = match part {
         Part::Link => Link::shape(),
         Part::Port => Port::shape(),
-        Part::Vm => Vm::shape(),
         Part::Network => Network::shape(),
         Part::Uplink => Uplink::shape(),
         Part::Bridge => Bridge::shape(),

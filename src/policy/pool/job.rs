@@ -239,7 +239,6 @@ fn digest_of(part: Part, context: &Context) -> Option<u128> {
     let written = match part {
         Part::Link => serde_json::to_writer(&mut bytes, &context.link),
         Part::Port => serde_json::to_writer(&mut bytes, &context.port),
-        Part::Vm => serde_json::to_writer(&mut bytes, &context.vm),
         Part::Network => serde_json::to_writer(&mut bytes, &context.network),
         Part::Uplink => serde_json::to_writer(&mut bytes, &context.uplink),
         Part::Bridge => serde_json::to_writer(&mut bytes, &context.bridge),

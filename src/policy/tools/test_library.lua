@@ -26,7 +26,7 @@ end
 
 function t.flat(given) return t.network(over({ network_type = "flat", physical_network = "physnet1" }, given)) end
 
-local link = { "ifindex", "name", "mac", "mtu", "kind", "alias", "operstate", "up", "master", "netns" }
+local link = { "ifindex", "name", "mac", "mtu", "kind", "alias", "operstate", "up", "master" }
 
 -- A context for a tap. Fields of the link (name, mac, mtu ...) and parts of ctx (network, uplink, tags ...) are given
 -- side by side.

@@ -103,7 +103,7 @@ return {
   on_error = "deny",
   when = { tap = "tap-blue-broken" },
   port = function(ctx)
-    return { mtu = ctx.vm.name }
+    return { mtu = ctx.link.alias.name }
   end,
 }
 "#;

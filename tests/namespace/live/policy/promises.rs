@@ -174,3 +174,35 @@ fn plugins_that_did_not_change_are_left_alone_by_a_reload() {
         assert_ne!(generation(), before);
     });
 }
+
+#[test]
+fn admit_is_given_what_would_change_and_who_wants_it() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugin(
+            &host,
+            "return { api = 1,\n\
+             port = function(ctx) return { mtu = 1400, port = { learning = false }, fdb = { { mac = 'fa:16:3e:00:00:05' } } } end,\n\
+             admit = function(ctx, plan)\n\
+             for _, row in ipairs(plan.changes) do\n\
+             host.log.info(('%s %s -> %s by %s'):format(row.field, tostring(row.have), tostring(row.want), tostring(row.by):match('^[a-z]+')))\n\
+             end\n\
+             host.log.info('operstate ' .. ctx.link.operstate)\n\
+             end }",
+        );
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "attached");
+        let log = daemon.log_text();
+        for line in [
+            "master nil -> brqblue by nil",
+            "mtu 1500 -> 1400 by site",
+            "port.learning nil -> false by site",
+            "fdb[fa:16:3e:00:00:05] nil -> fa:16:3e:00:00:05 by site",
+            "up false -> true by nil",
+            "operstate down",
+        ] {
+            assert!(log.contains(line), "{line}\n{log}");
+        }
+    });
+}
