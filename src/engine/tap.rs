@@ -47,19 +47,13 @@ impl Engine {
             let network = tap.intent.network().cloned();
             self.move_user(index, previous, network, cause, now);
             if first {
-                self.keep_or_wait(
-                    index,
-                    PortState::Pending {
-                        reason: "waits for policy".into(),
-                    },
-                    now,
-                );
-                // Looked at once more, for what can be done while policy thinks.
+                // Looked at once more, for what can be done while policy thinks; an answer from memory comes before that.
                 self.mark_tap(index, cause);
             }
             return Some(Action::AskPort { index, ticket, why });
         }
         let tap = self.taps.get_mut(&index)?;
+        let waits = asks && tap.verdict.is_first_wait();
         if tap.intent != intent {
             tap.intent = intent;
             // What was in the way of another intent may not be in the way of this one.
@@ -80,6 +74,10 @@ impl Engine {
         let network = tap.intent.network().cloned();
         self.move_user(index, previous, network, cause, now);
         self.move_sub_users(index, cause, now);
+        if waits {
+            let reason = "waits for policy".into();
+            self.keep_or_wait(index, PortState::Pending { reason }, now);
+        }
         match self.taps.get(&index)?.intent.clone() {
             PortIntent::Unmanaged => {
                 self.set_port_state(

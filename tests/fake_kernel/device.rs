@@ -2,8 +2,8 @@
 
 use super::{Answer, Device, Kernel, refuse};
 use tapwire::model::{
-    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, OperState, Mac, PortFlags, PortVlans, VlanAttributes,
-    VxlanAttributes,
+    BridgeAttributes, Ifindex, Link, LinkKind, LinkName, Mac, OperState, PortFlags, PortVlans,
+    VlanAttributes, VxlanAttributes,
 };
 use tapwire::observed::Change;
 

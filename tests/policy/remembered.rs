@@ -35,9 +35,8 @@ fn error_of(source: &str, context: Context) -> String {
 
 #[test]
 fn an_answer_counts_for_all_taps_as_long_as_the_tap_was_not_looked_at() {
-    let bench = declared(
-        "if ctx.network.id ~= 'guests' then return nil end\nreturn { alias = ctx.link.name }",
-    );
+    let bench =
+        declared("if ctx.network.id ~= 'guests' then return nil end\nreturn { alias = ctx.link.name }");
     let taps = [
         context("tap1", 1, "blue"),
         context("tap2", 2, "blue"),
@@ -84,7 +83,10 @@ fn an_answer_with_anything_besides_is_not_remembered() {
         assert_eq!(was_cached(&bench, &twice), vec![false, false], "{body}");
     }
     // Declared but not looked at: that is no input.
-    let bench = Bench::new(&[("a.lua", &reading("'now', 'tags', 'network'", "return { mtu = 1400 }"))]);
+    let bench = Bench::new(&[(
+        "a.lua",
+        &reading("'now', 'tags', 'network'", "return { mtu = 1400 }"),
+    )]);
     assert_eq!(was_cached(&bench, &twice), vec![false, true]);
     // Without `reads` nothing is known of what it looks at.
     let bench = Bench::new(&[("a.lua", &port("return { mtu = 1400 }"))]);
@@ -128,7 +130,10 @@ fn a_remembered_answer_is_what_the_plugin_would_say() {
             }
             if draw(2) == 0 {
                 let id = Some(format!("p{tap}"));
-                question.port = Some(Port { id, ..Port::default() });
+                question.port = Some(Port {
+                    id,
+                    ..Port::default()
+                });
             }
             let fresh = ask(&mut without, request(Hook::Port, seq, question.clone()));
             let reply = ask(&mut with, request(Hook::Port, seq, question.clone()));
@@ -177,7 +182,9 @@ fn a_name_that_ctx_does_not_have_is_an_error_and_a_field_that_is_absent_is_nil()
     );
     let unknown = error("return { mtu = ctx.link.speed_of_light }");
     assert!(
-        unknown.starts_with("a.lua:2: ctx.link.speed_of_light: there is no such field, known are: ifindex, name, "),
+        unknown.starts_with(
+            "a.lua:2: ctx.link.speed_of_light: there is no such field, known are: ifindex, name, "
+        ),
         "{unknown}"
     );
     let bench = Bench::new(&[(
@@ -200,7 +207,10 @@ fn a_ctx_of_an_earlier_call_gives_nothing_any_more() {
     ask_port(&mut host, "tap1", "blue");
     let reply = ask_port(&mut host, "tap2", "green");
     let error = reply.steps[0].error.clone().unwrap_or_default();
-    assert!(error.ends_with("this ctx is of an earlier call; don't keep it"), "{error}");
+    assert!(
+        error.ends_with("this ctx is of an earlier call; don't keep it"),
+        "{error}"
+    );
 }
 
 /// Every tap another answer: what is remembered stays bounded, and stays right.
@@ -209,7 +219,10 @@ fn memory_of_answers_is_bounded() {
     let bench = declared("return { alias = ctx.link.name }");
     let mut host = bench.host();
     let mut said = |n: u32| {
-        let reply = ask(&mut host, request(Hook::Port, 1, context(&format!("tap{n}"), n, "blue")));
+        let reply = ask(
+            &mut host,
+            request(Hook::Port, 1, context(&format!("tap{n}"), n, "blue")),
+        );
         let alias: Json = decision(&reply)["alias"].clone();
         assert_eq!(alias, json!(format!("tap{n}")));
         reply.steps[0].cached

@@ -4,11 +4,12 @@ use crate::desired::segment::{UplinkWant, derive_segment};
 use crate::engine::Engine;
 use crate::model::{Ifindex, Network, NetworkId, PortFlags, Segment};
 use crate::observed::is_link_local;
+use crate::plan::op::{ListAction, Master, Op};
 use crate::policy::api::context::{
-    Bridge, Current, Difference, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason, Uplink,
+    Bridge, Current, Difference, FdbRow, HostFacts, Link, Network as NetworkFacts, NetworkType, Port, Reason,
+    Uplink,
 };
 use crate::policy::api::{Context, Hook};
-use crate::plan::op::{ListAction, Master, Op};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;

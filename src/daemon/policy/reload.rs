@@ -7,8 +7,8 @@
 use super::super::reactor::Reactor;
 use super::{Policy, facts};
 use crate::config::PolicySettings;
-use crate::engine::event::Event;
 use crate::control::api::{Failure, FailureKind, PolicyReloadReport, PolicyReloadRequest, Reply};
+use crate::engine::event::Event;
 use crate::model::{Ifindex, NetworkId};
 use crate::policy::api::context::Reason;
 use crate::policy::api::{Hook, Subject};

@@ -5,10 +5,10 @@
 //! plugins get all parts at once. In both cases a name that no part or field has is an error and not nil.
 
 use super::hostlib::{freeze, lua_options};
+use crate::policy::api::Hook;
 use crate::policy::api::context::{
     AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink,
 };
-use crate::policy::api::Hook;
 use crate::policy::shape::{Shape, Shaped, did_you_mean};
 use mlua::serde::LuaSerdeExt;
 use mlua::{Error, Lua, Result, Table, Value};
@@ -260,7 +260,10 @@ fn named(key: &Value) -> Result<Part> {
     };
     Part::from_word(&text).ok_or_else(|| {
         let names = Part::ALL.iter().map(|part| part.word());
-        Error::runtime(format!("ctx.{text}: there is no such field{}", hint(&text, names)))
+        Error::runtime(format!(
+            "ctx.{text}: there is no such field{}",
+            hint(&text, names)
+        ))
     })
 }
 
@@ -336,11 +339,7 @@ fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
 }
 
 /// The table of a part that many taps share, built once while it does not change.
-fn known<T: PartialEq>(
-    tables: &HashMap<String, (Arc<T>, Table)>,
-    key: &str,
-    part: &Arc<T>,
-) -> Option<Table> {
+fn known<T: PartialEq>(tables: &HashMap<String, (Arc<T>, Table)>, key: &str, part: &Arc<T>) -> Option<Table> {
     let (old, table) = tables.get(key)?;
     same(old, part).then(|| table.clone())
 }

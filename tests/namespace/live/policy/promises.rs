@@ -134,7 +134,8 @@ fn plugins_that_did_not_change_are_left_alone_by_a_reload() {
     in_namespace(|| {
         require!(Feature::Tap);
         let host = Host::here();
-        let text = "return { api = 1, port = function(ctx) return { alias = 'for ' .. ctx.network.name } end }";
+        let text =
+            "return { api = 1, port = function(ctx) return { alias = 'for ' .. ctx.network.name } end }";
         let daemon = host.daemon(SITE);
         daemon.write_file("site.lua", text);
         let file = daemon.path("site.lua").to_string_lossy().into_owned();
