@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use std::process::{Command as Process, Output, Stdio};
 use std::time::{Duration, Instant};
 use tapwire::control::api::{
-    Binding, Command, ConfigState, Counters, Failure, FailureKind, NetworkDetail, NetworkRow, PeerRow,
-    PlanRow, PluginRow, PolicyReloadReport, PolicyStatus, PortCounts, PortDetail, PortRow, PortState,
-    ReloadReport, Request, ResyncReport, Status, StepKind, Story, StoryStep, Verdict, WaitCondition,
-    WaitReport,
+    Binding, Command, ConfigState, Counters, Failure, FailureKind, LeaseRow, NetworkDetail, NetworkRow,
+    PeerRow, PlanRow, PluginRow, PolicyReloadReport, PolicyStatus, PortCounts, PortDetail, PortRow,
+    PortState, ReloadReport, Request, ResyncReport, ServerRow, Status, StepKind, Story, StoryStep, Verdict,
+    WaitCondition, WaitReport,
 };
 use tapwire::control::server::{Handle, Limits, Server, Settings};
 use tokio::sync::mpsc;
@@ -411,16 +411,36 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
             drop(reply.send(Err(failure.hint("its mapping is at tapwire.toml:12"))));
         }
         Command::NetworkList(reply) => drop(reply.send(Ok(vec![network()]))),
-        Command::NetworkShow { reply, .. } => drop(reply.send(Ok(NetworkDetail {
-            row: network(),
-            origin: "/etc/tapwire/networks.d/blue.toml:3".into(),
-            taps: vec![row("tap0", 7, PortState::Attached)],
-            peers: vec![PeerRow {
-                vtep: "192.0.2.12".into(),
-                mac: Some("fa:16:3e:00:00:07".into()),
-                ip: None,
-            }],
-        }))),
+        Command::NetworkShow { reply, .. } => drop(
+            reply.send(Ok(NetworkDetail {
+                row: network(),
+                origin: "/etc/tapwire/networks.d/blue.toml:3".into(),
+                taps: vec![row("tap0", 7, PortState::Attached)],
+                peers: vec![PeerRow {
+                    vtep: "192.0.2.12".into(),
+                    mac: Some("fa:16:3e:00:00:07".into()),
+                    ip: None,
+                }],
+                services: serde_json::json!({
+                    "gateway": { "addresses": ["10.0.0.1/24"], "snat": { "interface": "eth0" } },
+                    "dhcp": { "domain": "blue.example", "dns_servers": [] },
+                })
+                .as_object()
+                .cloned()
+                .unwrap(),
+                server: Some(ServerRow {
+                    state: "running".into(),
+                    pid: Some(4711),
+                    reason: None,
+                }),
+                leases: vec![LeaseRow {
+                    address: "10.0.0.5".into(),
+                    mac: Some("fa:16:3e:00:00:05".into()),
+                    hostname: Some("web-1".into()),
+                    expires_in_s: Some(86_000),
+                }],
+            })),
+        ),
         Command::NetworkAdd { spec, reply } => drop(reply.send(Ok(NetworkRow {
             id: spec.id,
             network_type: spec.network_type,

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::output::{Cell, Output, Style, Table, plain};
 use super::port;
-use crate::control::api::{NetworkDetail, NetworkRow, NetworkSpec};
+use crate::control::api::{NetworkDetail, NetworkRow, NetworkSpec, ServerRow};
 use crate::control::client::escape;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -201,10 +201,18 @@ fn show(out: &mut Output, detail: &NetworkDetail) -> io::Result<()> {
         ("uplink", row.uplink.clone()),
         ("mtu", row.mtu.map(|m| m.to_string())),
     ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            out.line(&format!("  {name:<7} {}", plain(&value)))?;
-        }
+    let present = fields
+        .iter()
+        .filter_map(|(name, value)| Some((*name, value.clone()?)));
+    let services = detail
+        .services
+        .iter()
+        .map(|(key, value)| (key.as_str(), inline(value)));
+    let server = detail.server.iter().map(|server| ("dnsmasq", serving(server)));
+    let lines: Vec<(&str, String)> = present.chain(services).chain(server).collect();
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in lines {
+        out.line(&format!("  {name:<width$} {}", plain(&value)))?;
     }
     if !detail.taps.is_empty() {
         out.line("")?;
@@ -222,5 +230,38 @@ fn show(out: &mut Output, detail: &NetworkDetail) -> io::Result<()> {
         }
         out.table(&table)?;
     }
+    if !detail.leases.is_empty() {
+        out.line("")?;
+        let mut table = Table::new(&["ADDRESS", "MAC", "HOSTNAME", ">EXPIRES IN"]);
+        for lease in &detail.leases {
+            let expires = lease
+                .expires_in_s
+                .map_or_else(|| "never".to_owned(), |s| format!("{s} s"));
+            table.push(vec![
+                lease.address.clone().into(),
+                lease.mac.clone().into(),
+                lease.hostname.clone().into(),
+                expires.into(),
+            ]);
+        }
+        out.table(&table)?;
+    }
     Ok(())
+}
+
+fn serving(server: &ServerRow) -> String {
+    let pid = server
+        .pid
+        .map_or_else(String::new, |pid| format!(", process {pid}"));
+    let reason = server
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |r| format!(": {r}"));
+    format!("{}{pid}{reason}", server.state)
+}
+
+/// As a configuration file has it, on one line.
+fn inline(value: &serde_json::Value) -> String {
+    // What JSON has and TOML has not (null) is left out of what the daemon tells.
+    toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
 }

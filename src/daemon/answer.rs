@@ -2,6 +2,7 @@
 
 use super::reactor::Reactor;
 use super::{rows, sources};
+use crate::config::gateway_to_json;
 use crate::control::api::{
     Command, ConfigState, Counters, Failure, FailureKind, NetworkDetail, NetworkRow, PeerRow, PlanRow,
     PortCounts, PortDetail, PortRow, Reply, Request, Status,
@@ -12,7 +13,7 @@ use crate::engine::state::{PortState, Tap};
 use crate::model::{Link, Network, NetworkId, TapSelector};
 use std::time::SystemTime;
 
-fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
+pub(super) fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
     // A client that has gone meanwhile needs no answer.
     let _ = reply.send(answer);
 }
@@ -34,7 +35,7 @@ impl Reactor {
                 self.unbind(port, reply);
             }
             Command::NetworkList(reply) => send(reply, Ok(self.network_rows())),
-            Command::NetworkShow { network, reply } => send(reply, self.network_detail(&network)),
+            Command::NetworkShow { network, reply } => self.show_network(&network, reply),
             Command::NetworkAdd { spec, reply } => {
                 self.add_network(&spec, reply);
             }
@@ -62,7 +63,10 @@ impl Reactor {
             Command::Explain { port, reply } => send(reply, self.explain(&port)),
             Command::History { limit, reply } => send(reply, Ok(self.history(limit))),
             Command::TraceSubscribe { filter, sink, reply } => send(reply, self.subscribe(filter, sink)),
-            Command::Metrics(reply) => send(reply, self.metrics()),
+            Command::Metrics(reply) => {
+                let page = self.metrics();
+                send(reply, page);
+            }
             Command::PolicyStatus(reply) => send(reply, Ok(self.policy_status())),
             Command::PolicyReload { request, reply } => self.policy_reload(request, reply),
             Command::PolicyRollback(reply) => self.policy_rollback(reply),
@@ -184,7 +188,7 @@ impl Reactor {
         self.engine
             .desired()
             .networks()
-            .map(|n| self.network_row(n))
+            .map(|n| rows::network(&self.engine, n))
             .collect()
     }
 
@@ -209,14 +213,15 @@ impl Reactor {
         }
     }
 
-    fn network_detail(&self, text: &str) -> Result<NetworkDetail, Failure> {
+    /// All but the leases.
+    pub(super) fn network_detail(&self, text: &str) -> Result<NetworkDetail, Failure> {
         let network = self.find_network(text)?;
         let taps = self
             .engine
             .taps()
             .filter(|(_, tap)| tap.intent.network() == Some(&network.id));
         Ok(NetworkDetail {
-            row: self.network_row(network),
+            row: rows::network(&self.engine, network),
             origin: sources::network_origin(&self.config, &network.id)
                 .unwrap_or("network add")
                 .to_owned(),
@@ -232,6 +237,13 @@ impl Reactor {
                     ip: peer.ip.map(|ip| ip.to_string()),
                 })
                 .collect(),
+            services: network
+                .gateway
+                .as_deref()
+                .map(gateway_to_json)
+                .unwrap_or_default(),
+            server: self.engine.service_state(&network.id).map(rows::server),
+            leases: Vec::new(),
         })
     }
 

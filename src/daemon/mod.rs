@@ -20,6 +20,7 @@ mod reading;
 pub mod replay;
 mod report;
 mod rows;
+mod scrape;
 mod service;
 pub mod sources;
 mod waiters;

@@ -8,14 +8,12 @@ use crate::control::api::{Delivery, Failure, FailureKind, Sink};
 use crate::engine::Engine;
 use crate::engine::event::{Applied, Done};
 use crate::engine::note::{Note, What};
-use crate::engine::service::ServiceState;
 use crate::engine::state::{PortLabel, PortState};
-use crate::kernel::socket_usage;
 use crate::model::Time;
 use crate::plan::Key;
 use crate::telemetry::clock;
 use crate::telemetry::flight::{FlightRecorder, Kind, Step};
-use crate::telemetry::metrics::{Metrics, Snapshot, SocketState};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Decision, Filter};
 use serde_json::Value;
 use std::path::Path;
@@ -323,62 +321,5 @@ impl Reactor {
         sink.push(serde_json::json!({ "portids": portids }).to_string().into());
         self.observer.sinks.push(sink);
         Ok(())
-    }
-
-    pub(super) fn metrics(&self) -> Result<String, Failure> {
-        let ports = self.engine.port_counts();
-        let counters = self.engine.counters();
-        let networks = |word: &'static str| {
-            let states = self
-                .engine
-                .desired()
-                .networks()
-                .map(|n| self.engine.network_state(n));
-            (word, states.filter(|state| state.word() == word).count() as u64)
-        };
-        let sockets = self.sockets().into_iter().filter_map(|(socket, portid)| {
-            let (drops, queued_bytes) = socket_usage(portid)?;
-            Some(SocketState {
-                socket,
-                drops,
-                queued_bytes,
-            })
-        });
-        let snapshot = Snapshot {
-            in_sync: self.engine.is_in_sync(),
-            config_ok: self.config_error.is_none(),
-            uptime_seconds: self.now().micros() / 1_000_000,
-            links: self.engine.observed().len() as u64,
-            ports: vec![
-                ("attached", ports.attached as u64),
-                ("pending", ports.pending as u64),
-                ("configuring", ports.configuring as u64),
-                ("failed", ports.failed as u64),
-                ("conflict", ports.conflict as u64),
-                ("denied", ports.denied as u64),
-                ("unmanaged", ports.unmanaged as u64),
-            ],
-            networks: ["idle", "pending", "configuring", "ready", "failed", "conflict"]
-                .map(networks)
-                .to_vec(),
-            services: ServiceState::ALL
-                .map(|word| {
-                    let states = self.engine.service_states();
-                    (word, states.filter(|state| state.word() == word).count() as u64)
-                })
-                .to_vec(),
-            events: counters.events,
-            overruns: counters.overruns,
-            resyncs: counters.resyncs,
-            decode_errors: counters.decode_errors,
-            queues: vec![("dirty", self.engine.dirty_keys() as u64)],
-            sockets: sockets.collect(),
-            flight_records: self.observer.flight.len() as u64,
-            flight_overwritten: self.observer.flight.overwritten(),
-        };
-        self.observer
-            .metrics
-            .encode(&snapshot)
-            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
     }
 }

@@ -1,11 +1,13 @@
 //! The engine's state in the control socket's words.
 
-use crate::control::api::{NetworkRow, PortRow, PortState as Word};
+use crate::control::api::{LeaseRow, NetworkRow, PortRow, PortState as Word, ServerRow};
 use crate::desired::guard::Entry;
 use crate::engine::Engine;
+use crate::engine::service::ServiceState;
 use crate::engine::state::{GatewayState, PortState, SegmentState, Tap};
 use crate::model::{Ifindex, Link, LinkName, Network};
 use crate::plan::op::{Flows, GuardTable, ListAction, Master, Op};
+use crate::service::Held;
 
 pub fn port_word(state: &PortState) -> Word {
     match state {
@@ -72,8 +74,7 @@ pub fn port_by_name(engine: &Engine, name: &LinkName) -> Option<PortRow> {
 }
 
 pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
-    let state = engine.network_state(network);
-    let gateway = engine.gateway_state(&network.id);
+    let (state, reason) = network_state(engine, network);
     let segment = engine.segment(&network.id);
     let name_of = |index: Option<Ifindex>| {
         index
@@ -96,23 +97,47 @@ pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
         uplink: name_of(segment.and_then(|s| s.uplink)),
         mtu: segment.and_then(|s| s.mtu).or(network.mtu).map(|m| m.get()),
         ports: attached.count() as u64,
-        state: match (&state, &gateway) {
-            (SegmentState::Configuring, _) => "pending".to_owned(),
-            (SegmentState::Ready, Some(gateway)) => gateway.word().to_owned(),
-            (other, _) => other.word().to_owned(),
-        },
-        reason: match (&state, &gateway) {
-            (SegmentState::Ready, Some(GatewayState::Ready) | None) => service_reason(engine, network),
-            (SegmentState::Ready, Some(gateway)) => Some(format!("gateway: {gateway}")),
-            _ => Some(state.to_string()).filter(|text| !text.is_empty()),
-        },
+        state: state.to_owned(),
+        reason: Some(reason).filter(|text| !text.is_empty()),
     }
 }
 
-/// What a network that stands lacks of its DHCP and DNS.
-fn service_reason(engine: &Engine, network: &Network) -> Option<String> {
-    let state = engine.service_state(&network.id)?;
-    Some(state.to_string()).filter(|text| !text.is_empty())
+/// How a network is and why: its segment first, for nothing of the rest is there without it, then its gateway, then DHCP
+/// and DNS, which only say that they wait: taps and addresses are there.
+fn network_state(engine: &Engine, network: &Network) -> (&'static str, String) {
+    let segment = engine.network_state(network);
+    match (&segment, engine.gateway_state(&network.id)) {
+        (SegmentState::Ready, Some(GatewayState::Ready) | None) => {}
+        (SegmentState::Ready, Some(gateway)) => return (gateway.word(), format!("gateway: {gateway}")),
+        (SegmentState::Configuring, _) => return ("pending", segment.to_string()),
+        (other, _) => return (other.word(), other.to_string()),
+    }
+    match engine.service_state(&network.id) {
+        Some(service @ ServiceState::Failed { .. }) => (service.word(), service.to_string()),
+        Some(service) => (segment.word(), service.to_string()),
+        None => (segment.word(), String::new()),
+    }
+}
+
+pub fn server(state: &ServiceState) -> ServerRow {
+    ServerRow {
+        state: state.word().to_owned(),
+        pid: match state {
+            ServiceState::Running { pid } => Some(*pid),
+            _ => None,
+        },
+        reason: Some(state.to_string()).filter(|text| !text.is_empty()),
+    }
+}
+
+/// `now`: seconds since 1970.
+pub fn lease(lease: &Held, now: u64) -> LeaseRow {
+    LeaseRow {
+        address: lease.address.to_string(),
+        mac: lease.mac.map(|mac| mac.to_string()),
+        hostname: lease.hostname.clone(),
+        expires_in_s: lease.expires.map(|at| at.saturating_sub(now)),
+    }
 }
 
 /// An operation's parts, for programs; the line beside it is for people.

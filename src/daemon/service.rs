@@ -3,14 +3,17 @@
 
 use super::observe::LeaseStep;
 use super::reactor::Reactor;
-use super::{convert, rows};
-use crate::control::api::NetworkRow;
+use super::{answer, convert, rows};
+use crate::control::api::{Failure, FailureKind, NetworkDetail, Reply};
 use crate::desired::service::{ServiceWant, is_asked_for};
 use crate::engine::event;
 use crate::engine::service::ServiceState;
-use crate::model::{Ifindex, Network, NetworkId};
-use crate::service::{Command, Event, Lease, Service, Settings, State};
+use crate::model::{Ifindex, NetworkId};
+use crate::service::{Command, Event, Lease, LeaseWhat, Service, Settings, State, held};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Below the state directory.
 const DIRECTORY: &str = "dnsmasq";
@@ -19,6 +22,8 @@ const DIRECTORY: &str = "dnsmasq";
 pub struct Services {
     settings: Settings,
     running: Option<Service>,
+    /// By what their servers have told.
+    leases: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
 }
 
 impl Services {
@@ -31,6 +36,7 @@ impl Services {
                 lease_program: std::env::current_exe().unwrap_or_default(),
             },
             running: None,
+            leases: BTreeMap::new(),
         }
     }
 
@@ -73,6 +79,7 @@ impl Reactor {
     }
 
     pub(super) fn end_service(&mut self, network: NetworkId, forget: bool) {
+        self.services.leases.remove(&network);
         let command = if forget {
             Command::Remove(network)
         } else {
@@ -104,8 +111,21 @@ impl Reactor {
         let now = self.now();
         match event {
             Event::State { network, state } => {
+                let metrics = &self.observer.metrics;
+                match &state {
+                    State::Starting { again } => {
+                        metrics.service_started();
+                        if *again {
+                            metrics.service_failed();
+                        }
+                        // It tells of each lease that it finds.
+                        self.services.leases.remove(&network);
+                    }
+                    State::Failed { .. } => metrics.service_failed(),
+                    State::Running { .. } => {}
+                }
                 let state = match state {
-                    State::Starting => ServiceState::Starting,
+                    State::Starting { .. } => ServiceState::Starting,
                     State::Running { pid } => ServiceState::Running { pid },
                     State::Failed { reason, retry } => ServiceState::Failed {
                         error: reason.into(),
@@ -118,17 +138,34 @@ impl Reactor {
         }
     }
 
-    /// A network's row, with what its server has to say.
-    pub(super) fn network_row(&self, network: &Network) -> NetworkRow {
-        let mut row = rows::network(&self.engine, network);
-        let failed = matches!(
-            self.engine.service_state(&network.id),
-            Some(ServiceState::Failed { .. })
-        );
-        if failed && row.state == "ready" {
-            row.state = "failed".to_owned();
-        }
-        row
+    /// Leases that clients have now, of all networks.
+    pub(super) fn active_leases(&self) -> usize {
+        self.services.leases.values().map(BTreeSet::len).sum()
+    }
+
+    /// `network show`: dnsmasq's own file says what is leased until when.
+    pub(super) fn show_network(&mut self, text: &str, reply: Reply<NetworkDetail>) {
+        let network = self.find_network(text).map(|network| network.id.clone());
+        let detail = self.network_detail(text);
+        let (mut detail, network) = match detail.and_then(|detail| Ok((detail, network?))) {
+            Ok((detail, network)) if detail.server.is_some() => (detail, network),
+            other => return answer::send(reply, other.map(|(detail, _)| detail)),
+        };
+        let directory = self.services.settings.directory.clone();
+        self.background(move || {
+            let answer = match held(&directory, &network) {
+                Ok(leases) => {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    detail.leases = leases
+                        .iter()
+                        .map(|lease| rows::lease(lease, now.as_secs()))
+                        .collect();
+                    Ok(detail)
+                }
+                Err(error) => Err(Failure::new(FailureKind::Internal, convert::chain(&error))),
+            };
+            Box::new(|_: &mut Reactor| answer::send(reply, answer))
+        });
     }
 
     fn on_lease(&mut self, lease: &Lease) {
@@ -143,6 +180,11 @@ impl Reactor {
             expires_in_s = lease.expires_in,
             "lease {}", lease.what
         );
+        let active = self.services.leases.entry(lease.network.clone()).or_default();
+        match lease.what {
+            LeaseWhat::Added | LeaseWhat::Changed => active.insert(lease.address),
+            LeaseWhat::Ended => active.remove(&lease.address),
+        };
         let tap = self.tap_of_lease(lease);
         let now = self.now();
         self.observer.lease(

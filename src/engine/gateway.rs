@@ -35,6 +35,8 @@ pub enum GatewayState {
 }
 
 impl GatewayState {
+    pub const ALL: [&str; 3] = ["pending", "ready", "failed"];
+
     pub const fn word(&self) -> &'static str {
         match self {
             GatewayState::Pending { .. } => "pending",

@@ -21,6 +21,7 @@ use super::nft;
 use super::request::{Batch, LinkKey};
 use super::socket::RequestSocket;
 use super::subject::{created_name, is_list_entry, is_newborn, links_of};
+use crate::desired::guard::table::Reason;
 use crate::model::{Ifindex, Link, LinkName};
 use crate::plan::guard::GuardHave;
 use crate::plan::op::{LinkRef, Op};
@@ -159,6 +160,13 @@ impl Executor<Kernel> {
     /// What the kernel has of the spoof guard.
     pub fn read_guard(&mut self) -> Result<GuardHave, Error> {
         nft::read_guard(self.kernel.nft()?, &mut self.messages)
+    }
+    /// Frames that the spoof guard has dropped, by reason; none where nothing is guarded.
+    pub fn guard_drops(&mut self) -> Result<Vec<(Reason, u64)>, Error> {
+        match &mut self.kernel.nft {
+            Some(socket) => nft::drops(socket, &mut self.messages),
+            None => Ok(Vec::new()),
+        }
     }
     /// Nothing of ours is in nftables, nor will be.
     pub fn close_nft(&mut self) {

@@ -10,6 +10,7 @@ use crate::model::NetworkId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 const CONFIGURATION: &str = "dnsmasq.conf";
@@ -41,6 +42,14 @@ impl Layout {
     }
     pub fn root(&self) -> &Path {
         &self.root
+    }
+    /// Closed to others; there already is fine.
+    pub fn make_root(&self) -> Result<(), Error> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(Error::file("make", &self.root))
     }
     pub fn configuration(&self) -> PathBuf {
         self.root.join(CONFIGURATION)

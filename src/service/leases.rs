@@ -5,12 +5,61 @@
 //! its reservation, and refuses the address to everybody else meanwhile; so leases without a right to their address are
 //! taken out before it starts.
 
+use super::Error;
 use super::files::{self, Layout};
 use crate::desired::service::ServiceWant;
-use crate::model::Mac;
+use crate::model::{Mac, NetworkId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// A lease as dnsmasq keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub address: IpAddr,
+    /// DHCPv6 keeps none.
+    pub mac: Option<Mac>,
+    pub hostname: Option<String>,
+    /// Seconds since 1970; `None`: for ever.
+    pub expires: Option<u64>,
+}
+
+/// The leases of a network, in the order of their addresses. Blocks.
+pub fn held(directory: &Path, network: &NetworkId) -> Result<Vec<Held>, Error> {
+    let path = Layout::of(directory, network).leases();
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(held_in(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("read", path)(error)),
+    }
+}
+
+fn held_in(text: &str) -> Vec<Held> {
+    let mut held: Vec<Held> = entries(text)
+        .filter_map(|(_, entry)| {
+            let entry = entry?;
+            Some(Held {
+                address: entry.address,
+                mac: entry.mac,
+                hostname: entry.hostname(),
+                expires: Some(entry.expires).filter(|at| *at != 0),
+            })
+        })
+        .collect();
+    held.sort_by_key(|lease| lease.address);
+    held
+}
+
+/// The lines, each with the lease that it is, if it is one.
+fn entries(text: &str) -> impl Iterator<Item = (&str, Option<Entry<'_>>)> {
+    let mut v6 = false;
+    text.lines().map(move |line| {
+        v6 |= line.starts_with("duid ");
+        (line, Entry::read(line, v6))
+    })
+}
 
 /// A lease that was taken out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +80,12 @@ pub fn retain(
     let rights = Rights::new(want, before, now);
     let mut kept = String::with_capacity(text.len());
     let mut released = Vec::new();
-    let mut v6 = false;
-    for line in text.lines() {
-        v6 |= line.starts_with("duid ");
-        match Entry::read(line, v6) {
+    for (line, entry) in entries(text) {
+        match entry {
             Some(entry) if !rights.keeps(&entry) => released.push(Released {
                 address: entry.address,
                 mac: entry.mac,
-                hostname: (entry.name != "*").then(|| entry.name.to_owned()),
+                hostname: entry.hostname(),
             }),
             // Also what cannot be read: dnsmasq knows better what it means.
             _ => {
@@ -50,28 +97,36 @@ pub fn retain(
     (kept, released)
 }
 
-/// dnsmasq holds its lease file open and writes on into it when somebody removes it. Puts what it holds back into its
-/// place, so that the next one finds it.
+/// dnsmasq holds its lease file open and writes on into it when somebody removes it, or moves it away with its directory.
+/// Puts what it holds back into its place, so that the next one finds it.
 pub fn rescue(layout: &Layout, pid: u32) {
     let place = layout.leases();
     if place.exists() {
         return;
     }
-    let removed = format!("{} (deleted)", place.display());
     let open = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
         .flatten()
         .flatten();
+    // No other file that it opens has this name.
+    let is_it = |target: PathBuf| {
+        let target = target.to_string_lossy();
+        let target = target.strip_suffix(" (deleted)").unwrap_or(&target);
+        Path::new(target).file_name() == place.file_name()
+    };
     let held = open
         .map(|entry| entry.path())
-        .find(|path| fs::read_link(path).is_ok_and(|target| target.as_os_str() == removed.as_str()));
+        .find(|path| fs::read_link(path).is_ok_and(is_it));
     if let Some(text) = held.and_then(|path| fs::read_to_string(path).ok()) {
         // If it cannot be written the leases are lost, and the start says why.
-        let _ = files::write(layout, &place, &text);
+        let _ = layout
+            .make_root()
+            .and_then(|()| files::write(layout, &place, &text));
     }
 }
 
 struct Entry<'a> {
+    expires: u64,
     mac: Option<Mac>,
     address: IpAddr,
     name: &'a str,
@@ -80,13 +135,18 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     fn read(line: &'a str, v6: bool) -> Option<Self> {
         let mut words = line.split(' ');
-        let _expiry: u64 = words.next()?.parse().ok()?;
+        let expires = words.next()?.parse().ok()?;
         let identity = words.next()?;
         Some(Self {
+            expires,
             mac: if v6 { None } else { identity.parse().ok() },
             address: words.next()?.parse().ok()?,
             name: words.next()?,
         })
+    }
+
+    fn hostname(&self) -> Option<String> {
+        (self.name != "*").then(|| self.name.to_owned())
     }
 }
 
@@ -236,6 +296,28 @@ duid 00:01:00:01:32:99:ba:8d:1e:61:e8:40:b9:5b
         // And one whose reservation lay in a range and is gone starts anew.
         let in_range = "52:54:00:00:00:09,10.0.0.150\n";
         assert_eq!(released(&[ONE, TWO, in_range], &[ONE, TWO]), ["10.0.0.150"]);
+    }
+
+    #[test]
+    fn what_is_held_is_read_in_order_with_names_and_ends() {
+        let held = held_in(FILE);
+        let told: Vec<_> = held
+            .iter()
+            .map(|l| (l.address.to_string(), l.hostname.as_deref(), l.expires))
+            .collect();
+        let end = Some(1_764_170_000);
+        assert_eq!(
+            told,
+            [
+                ("10.0.0.5".to_owned(), Some("vm1"), end),
+                ("10.0.0.6".to_owned(), None, end),
+                ("10.0.0.150".to_owned(), Some("guest"), end),
+                ("fd00::5".to_owned(), Some("vm1"), end),
+                ("fd00::6".to_owned(), None, None),
+            ]
+        );
+        assert_eq!(held[0].mac.unwrap().to_string(), "52:54:00:00:00:01");
+        assert_eq!(held[3].mac, None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod report;
 mod server;
 mod supervisor;
 
+pub use leases::{Held, held};
 pub use supervisor::{Service, Settings};
 
 use crate::desired::service::ServiceWant;
@@ -56,7 +57,10 @@ pub enum Event {
 /// How a network's server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    Starting,
+    Starting {
+        /// The one before had ended by itself.
+        again: bool,
+    },
     Running {
         pid: u32,
     },

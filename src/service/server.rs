@@ -19,7 +19,6 @@ use crate::desired::service::ServiceWant;
 use crate::engine::backoff::{Fight, after_failures};
 use crate::model::{Ifindex, NetworkId, Time};
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::rc::Rc;
@@ -216,7 +215,7 @@ impl Server {
 
     fn on_due(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Down) {
-            Phase::Down => self.start(),
+            Phase::Down => self.start(false),
             Phase::Up(process) => {
                 self.due = None;
                 leases::rescue(&self.layout, process.pid());
@@ -230,13 +229,13 @@ impl Server {
         }
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, again: bool) {
         self.due = None;
         self.ready = false;
         self.started_at = Instant::now();
         self.tell(Event::State {
             network: self.network.clone(),
-            state: State::Starting,
+            state: State::Starting { again },
         });
         match self.try_start() {
             Ok(process) => self.phase = Phase::Up(process),
@@ -246,12 +245,7 @@ impl Server {
 
     fn try_start(&mut self) -> Result<Process, Error> {
         let program = process::program()?;
-        let root = self.layout.root();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .map_err(Error::file("make", root))?;
+        self.layout.make_root()?;
         self.release_leases()?;
         self.files.write_all(&self.layout, &self.around.lease_program)?;
         self.listen();
@@ -319,7 +313,7 @@ impl Server {
 
     fn on_end(&mut self, status: ExitStatus) {
         match std::mem::replace(&mut self.phase, Phase::Down) {
-            Phase::Ending(..) => self.start(),
+            Phase::Ending(..) => self.start(false),
             Phase::Down => {}
             Phase::Up(process) => {
                 let reason = process.reason(status);
@@ -329,7 +323,7 @@ impl Server {
                 if self.ready && self.failures == 0 {
                     self.failures = 1;
                     tracing::warn!(target: "service", network = %self.network, error = %reason, "dnsmasq ended; started again");
-                    self.start();
+                    self.start(true);
                 } else {
                     self.fail(reason);
                 }

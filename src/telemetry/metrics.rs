@@ -6,6 +6,11 @@
 //! format 0.0.4, in which a counter's family carries `_total` too, because that is what `promtool check metrics` and
 //! every Prometheus read.
 
+mod page;
+mod snapshot;
+
+pub use snapshot::{Snapshot, SocketState};
+
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,42 +23,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the daemon knows at the moment of a scrape.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    pub in_sync: bool,
-    /// The configuration on disk is the one in use, and right.
-    pub config_ok: bool,
-    pub uptime_seconds: u64,
-    pub links: u64,
-    /// By state's word; every state, zeros too.
-    pub ports: Vec<(&'static str, u64)>,
-    pub networks: Vec<(&'static str, u64)>,
-    /// DHCP and DNS servers by state's word.
-    pub services: Vec<(&'static str, u64)>,
-    /// Counted since the start.
-    pub events: u64,
-    pub overruns: u64,
-    pub resyncs: u64,
-    pub decode_errors: u64,
-    /// Waiting right now, by queue ("dirty", "plans", "policy", "commands" ...).
-    pub queues: Vec<(&'static str, u64)>,
-    pub sockets: Vec<SocketState>,
-    pub flight_records: u64,
-    pub flight_overwritten: u64,
-}
-
-/// A netlink socket as the kernel sees it (`/proc/net/netlink`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketState {
-    /// "links", "addresses", "requests".
-    pub socket: &'static str,
-    /// Messages dropped since it was opened.
-    pub drops: u64,
-    /// Bytes queued.
-    pub queued_bytes: u64,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
@@ -61,6 +30,10 @@ struct StateLabel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LeaseLabel {
     what: &'static str,
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabel {
@@ -107,7 +80,12 @@ pub struct Metrics {
     links: Gauge,
     ports: Family<StateLabel, Gauge>,
     networks: Family<StateLabel, Gauge>,
+    gateways: Family<StateLabel, Gauge>,
     services: Family<StateLabel, Gauge>,
+    service_starts: Counter,
+    service_failures: Counter,
+    active_leases: Gauge,
+    guard_drops: Family<ReasonLabel, Counter>,
     leases: Family<LeaseLabel, Counter>,
     events: Counter,
     overruns: Counter,
@@ -143,7 +121,12 @@ impl Metrics {
             links: Gauge::default(),
             ports: Family::default(),
             networks: Family::default(),
+            gateways: Family::default(),
             services: Family::default(),
+            service_starts: Counter::default(),
+            service_failures: Counter::default(),
+            active_leases: Gauge::default(),
+            guard_drops: Family::default(),
             leases: Family::default(),
             events: Counter::default(),
             overruns: Counter::default(),
@@ -187,8 +170,33 @@ impl Metrics {
         r.register("links", "Links in this network namespace", self.links.clone());
         r.register("ports", "Taps by state", self.ports.clone());
         r.register("networks", "Networks by state", self.networks.clone());
+        r.register(
+            "gateways",
+            "Networks with a gateway on this host by its state",
+            self.gateways.clone(),
+        );
         r.register("services", "DHCP and DNS servers by state", self.services.clone());
+        r.register(
+            "service_starts",
+            "Times a dnsmasq was started",
+            self.service_starts.clone(),
+        );
+        r.register(
+            "service_failures",
+            "Times a dnsmasq ended by itself or could not start",
+            self.service_failures.clone(),
+        );
+        r.register(
+            "leases_active",
+            "DHCP leases that clients have now",
+            self.active_leases.clone(),
+        );
         r.register("leases", "What happened to DHCP leases", self.leases.clone());
+        r.register(
+            "guard_drops",
+            "Frames dropped by the spoof guard",
+            self.guard_drops.clone(),
+        );
         r.register_with_unit(
             "attach",
             "From receiving a tap's RTM_NEWLINK to the last acknowledgement",
@@ -276,6 +284,16 @@ impl Metrics {
         self.leases.get_or_create(&LeaseLabel { what }).inc();
     }
 
+    /// A dnsmasq is being started.
+    pub fn service_started(&self) {
+        self.service_starts.inc();
+    }
+
+    /// One ended by itself, or could not start.
+    pub fn service_failed(&self) {
+        self.service_failures.inc();
+    }
+
     /// A hook returned. `outcome`: "ok", "error", "timeout" ...
     pub fn hook(&self, hook: &'static str, outcome: &'static str, elapsed_us: u64) {
         self.hook
@@ -289,7 +307,7 @@ impl Metrics {
         self.take(now);
         let mut page = String::with_capacity(16 << 10);
         text::encode(&mut page, &self.registry)?;
-        Ok(to_prometheus_text(&page))
+        Ok(page::to_prometheus_text(&page))
     }
 
     fn take(&self, now: &Snapshot) {
@@ -307,8 +325,16 @@ impl Metrics {
         for (state, count) in &now.networks {
             gauge(&self.networks.get_or_create(&StateLabel { state }), *count);
         }
+        for (state, count) in &now.gateways {
+            gauge(&self.gateways.get_or_create(&StateLabel { state }), *count);
+        }
         for (state, count) in &now.services {
             gauge(&self.services.get_or_create(&StateLabel { state }), *count);
+        }
+        gauge(&self.active_leases, now.leases);
+        for (reason, frames) in &now.guard_drops {
+            let label = ReasonLabel { reason };
+            counter(&self.guard_drops.get_or_create(&label), *frames);
         }
         counter(&self.events, now.events);
         counter(&self.overruns, now.overruns);
@@ -364,27 +390,6 @@ fn errno_name(errno: i32) -> &'static str {
         libc::ETIMEDOUT => "ETIMEDOUT",
         _ => "other",
     }
-}
-
-/// OpenMetrics -> text format 0.0.4: `_total` in a counter's HELP and TYPE, no UNIT, no EOF.
-fn to_prometheus_text(page: &str) -> String {
-    let mut out = String::with_capacity(page.len());
-    let mut help: Option<&str> = None;
-    for line in page.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            help = Some(rest);
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let suffix = if rest.ends_with(" counter") { "_total" } else { "" };
-            for (word, rest) in [("HELP", help.take()), ("TYPE", Some(rest))] {
-                if let Some((name, text)) = rest.and_then(|rest| rest.split_once(' ')) {
-                    out.extend(["# ", word, " ", name, suffix, " ", text, "\n"]);
-                }
-            }
-        } else if !line.starts_with('#') {
-            out.extend([line, "\n"]);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

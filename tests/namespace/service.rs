@@ -352,7 +352,8 @@ fn what_happens_to_one_server_heals_or_is_told_and_the_others_do_not_notice() {
             }
             pid = rig.until_replaced("blue", pid);
             assert!(path.exists(), "{name}");
-            if name == "leases" {
+            if matches!(name, "leases" | "") {
+                let path = rig.path("blue", "leases");
                 assert!(fs::read_to_string(&path).unwrap().contains(&address));
             }
         }

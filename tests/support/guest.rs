@@ -172,6 +172,11 @@ impl Guest {
         }
         client.kill().expect("end dhclient");
         client.wait().expect("wait for dhclient");
+        if address.is_some() {
+            wait_until("the leased address is checked for duplicates", PATIENCE, || {
+                !self.host.ip("-6 address show dev eth0").contains("tentative")
+            });
+        }
         address
     }
 

@@ -15,7 +15,7 @@ mod story;
 mod work;
 
 pub use failure::{Failure, FailureKind};
-pub use network::{NetworkDetail, NetworkRow, NetworkSpec, PeerRow};
+pub use network::{LeaseRow, NetworkDetail, NetworkRow, NetworkSpec, PeerRow, ServerRow};
 pub use policy::{PluginRow, PolicyReloadReport, PolicyReloadRequest, PolicyStatus};
 pub use port::{BindRequest, Binding, PortDetail, PortRow, PortState, Verdict};
 pub use sink::{Delivery, Sink};

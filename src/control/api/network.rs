@@ -31,6 +31,33 @@ pub struct NetworkDetail {
     pub origin: String,
     pub taps: Vec<PortRow>,
     pub peers: Vec<PeerRow>,
+    /// The gateway half, in the words of `NetworkSpec` (`gateway`, `dhcp`, `ra` ...), defaults left out.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub services: Map<String, Value>,
+    /// The network's dnsmasq; absent if it asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerRow>,
+    /// By address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<LeaseRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRow {
+    /// `waiting`, `starting`, `running`, `failed`.
+    pub state: String,
+    pub pid: Option<u32>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRow {
+    pub address: String,
+    /// DHCPv6 leases have none.
+    pub mac: Option<String>,
+    pub hostname: Option<String>,
+    /// `None`: never.
+    pub expires_in_s: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -173,9 +173,9 @@ pub fn chain(chain: &Chain, a: &mut Attributes<'_>) {
     });
 }
 
-const NFTA_OBJ_NAME: u16 = 2;
+pub const NFTA_OBJ_NAME: u16 = 2;
 const NFTA_OBJ_TYPE: u16 = 3;
-const NFTA_OBJ_DATA: u16 = 4;
+pub const NFTA_OBJ_DATA: u16 = 4;
 const NFT_OBJECT_COUNTER: u32 = 1;
 
 fn counter(reason: Reason, a: &mut Attributes<'_>) {

@@ -58,6 +58,8 @@ pub(super) fn commit(
     socket.commit(op, goal, messages)
 }
 
+pub use read::drops;
+
 /// What the kernel has of the spoof guard.
 pub fn read_guard(socket: &mut NftSocket, messages: &mut Messages) -> Result<GuardHave, Error> {
     read::read(socket, messages)

@@ -8,7 +8,7 @@ use super::element;
 use super::guard::{self, TABLE};
 use super::message::{Attributes as Writer, BRIDGE, Messages};
 use super::socket::NftSocket;
-use crate::desired::guard::table::{self, CHAINS, Set};
+use crate::desired::guard::table::{self, CHAINS, Reason, Set};
 use crate::kernel::error::Error;
 use crate::kernel::wire::{Attributes, Malformed, Message, string_value};
 use crate::plan::guard::{GuardHave, TableHave};
@@ -60,6 +60,31 @@ fn table_flags(socket: &mut NftSocket, messages: &mut Messages) -> Result<Option
         },
         || None,
     )
+}
+
+/// How many frames were dropped so far, by reason. The kernel forgets it with the table.
+pub fn drops(socket: &mut NftSocket, messages: &mut Messages) -> Result<Vec<(Reason, u64)>, Error> {
+    const NFTA_COUNTER_PACKETS: u16 = 2;
+    let bad = |source| Error::Answer { op: OP, source };
+    let mut drops = Vec::with_capacity(Reason::ALL.len());
+    for object in bodies(socket, messages, libc::NFT_MSG_GETOBJ)? {
+        let name = find(&object, guard::NFTA_OBJ_NAME)
+            .map_err(bad)?
+            .map(string_value);
+        let Some(reason) = Reason::ALL
+            .into_iter()
+            .find(|r| Some(r.name().as_bytes()) == name)
+        else {
+            continue;
+        };
+        let data = find(&object, guard::NFTA_OBJ_DATA)
+            .map_err(bad)?
+            .unwrap_or_default();
+        let packets = find(data, NFTA_COUNTER_PACKETS).map_err(bad)?;
+        let packets = packets.and_then(|value| value.first_chunk::<8>());
+        drops.push((reason, packets.map_or(0, |bytes| u64::from_be_bytes(*bytes))));
+    }
+    Ok(drops)
 }
 
 const GENERIC: usize = super::message::GENERIC_LEN;

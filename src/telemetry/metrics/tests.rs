@@ -10,6 +10,8 @@ fn page() -> String {
     metrics.op("attach", libc::EXFULL, 40);
     metrics.hook("port", "ok", 12);
     metrics.lease("added");
+    metrics.service_started();
+    metrics.service_failed();
     metrics
         .encode(&Snapshot {
             in_sync: true,
@@ -17,7 +19,10 @@ fn page() -> String {
             uptime_seconds: 61,
             links: 5,
             ports: vec![("attached", 3), ("pending", 1)],
+            gateways: vec![("ready", 1)],
             services: vec![("running", 1)],
+            leases: 2,
+            guard_drops: vec![("spoofed_mac", 4)],
             networks: vec![("ready", 1)],
             events: 90,
             overruns: 1,
@@ -64,8 +69,13 @@ fn the_names_are_these_and_a_change_of_one_is_a_change_of_the_contract() {
             "tapwire_links gauge",
             "tapwire_ports gauge",
             "tapwire_networks gauge",
+            "tapwire_gateways gauge",
             "tapwire_services gauge",
+            "tapwire_service_starts_total counter",
+            "tapwire_service_failures_total counter",
+            "tapwire_leases_active gauge",
             "tapwire_leases_total counter",
+            "tapwire_guard_drops_total counter",
             "tapwire_attach_seconds histogram",
             "tapwire_events_total counter",
             "tapwire_overruns_total counter",
@@ -84,6 +94,7 @@ fn the_names_are_these_and_a_change_of_one_is_a_change_of_the_contract() {
     );
     for sample in [
         "tapwire_ports{state=\"attached\"} 3\n",
+        "tapwire_guard_drops_total{reason=\"spoofed_mac\"} 4\n",
         "tapwire_ops_total{op=\"attach\",outcome=\"EXFULL\"} 1\n",
         "tapwire_socket_drops_total{socket=\"links\"} 7\n",
         "tapwire_attach_seconds_bucket{le=\"0.0005\"} 1\n",
@@ -145,7 +156,7 @@ fn the_dashboard_asks_only_for_metrics_that_exist() {
     let missing: Vec<_> = asked.difference(&existing).collect();
     assert!(missing.is_empty(), "no such metrics: {missing:?}");
     assert!(
-        asked.len() > 12,
+        asked.len() > 20,
         "the dashboard shows most of what there is: {asked:?}"
     );
 }

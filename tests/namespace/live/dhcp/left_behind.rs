@@ -301,6 +301,14 @@ fn networks_deleted_by_command_leave_the_host_as_it_was() {
             daemon.json(&[&fixed[..], options].concat());
         };
         add("blue", &["--network-type", "local"], BLUE_SERVICES);
+        // What is told of it is what tells it.
+        let told = daemon.json(&["network", "show", "blue"])["services"].to_string();
+        daemon.json(&["network", "delete", "blue"]);
+        add("blue", &["--network-type", "local"], &told);
+        assert_eq!(
+            daemon.json(&["network", "show", "blue"])["services"].to_string(),
+            told
+        );
         add(
             "red",
             &["--network-type", "vxlan", "--segmentation-id", "7"],

@@ -2,6 +2,7 @@
 
 mod boot;
 mod left_behind;
+mod others;
 mod story;
 
 use crate::support::daemon::Daemon;
@@ -109,17 +110,19 @@ fn wait_servers(daemon: &Daemon, count: usize) {
     });
 }
 
-/// Until exactly one runs and has opened everything; its pid. The helper that runs its script has the same command line.
+/// The process that serves a network and has opened everything.
+fn server(daemon: &Daemon, id: &str) -> Option<u32> {
+    let server = &daemon.json(&["network", "show", id])["server"];
+    let pid = server["pid"].as_u64()?;
+    (server["state"] == "running").then(|| u32::try_from(pid).expect("a process id"))
+}
+
+/// Until blue is served; by which process.
 #[track_caller]
 fn wait_running(daemon: &Daemon) -> u32 {
     let mut running = None;
-    wait_until("DHCP runs", PATIENCE, || {
-        let metrics = daemon.output(&["metrics"]).stdout;
-        let is_running = String::from_utf8_lossy(&metrics).contains("tapwire_services{state=\"running\"} 1");
-        running = std::fs::read_to_string(daemon.path("state/dnsmasq/net-blue/pid"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .filter(|_| is_running);
+    wait_until("blue is served", PATIENCE, || {
+        running = server(daemon, "blue");
         running.is_some()
     });
     running.expect("a process id")

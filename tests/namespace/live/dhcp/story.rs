@@ -1,11 +1,13 @@
 //! A machine's whole story: a tap appears, and all that its guest knows it has from DHCP and router advertisements.
 
 use super::{Running, host_with_internet};
+use crate::support::daemon::Daemon;
 use crate::support::feature::{Feature, require};
 use crate::support::guest::{Guest, VM1, VM2};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
+use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -155,7 +157,58 @@ fn a_guest_knows_everything_from_its_network_and_gets_everywhere() {
         assert_eq!(seen_by(&web, "169.254.169.254:80").as_deref(), Some("10.0.0.71"));
         assert_eq!(seen_by(&db, "169.254.169.254:80").as_deref(), Some("10.0.0.72"));
 
+        // What somebody else's address would be good for.
+        web.host.ip("address add 10.0.0.99/24 dev eth0");
+        let mut ping = web.host.command("ping");
+        let spoofed = ping
+            .args(["-c", "1", "-W", "1", "-I", "10.0.0.99", "10.0.0.1"])
+            .output();
+        assert!(!spoofed.expect("run ping").status.success());
+
         assert_eq!(daemon.network("blue")["state"], "ready");
         daemon.assert_nothing_planned();
+        told(&daemon);
     });
+}
+
+/// What an operator sees of it.
+fn told(daemon: &Daemon) {
+    let detail = daemon.json(&["network", "show", "blue"]);
+    assert_eq!(detail["server"]["state"], "running");
+    let services = json!({
+        "gateway": {
+            "addresses": ["10.0.0.1/24", "fd00:5::1/64"],
+            "snat": { "interface": "nic0", "address": "masquerade", "address6": "masquerade" },
+            "forward": ["nic0"],
+        },
+        "metadata": { "host": "198.51.100.7", "port": 8775 },
+        "dhcp": { "lease_time": "86400s", "domain": "blue.example", "dns_servers": ["198.51.100.1"] },
+        "ra": { "slaac": true, "interval": "600s", "lifetime": "1800s" },
+    });
+    assert_eq!(detail["services"], services);
+    let leases = detail["leases"].as_array().expect("leases");
+    let of = |key: &str| -> Vec<&str> { leases.iter().filter_map(|lease| lease[key].as_str()).collect() };
+    assert_eq!(of("address"), ["10.0.0.71", "10.0.0.72", "fd00:5::71"]);
+    assert_eq!(of("hostname"), ["web-1", "db-1", "web-1"]);
+    assert_eq!(of("mac"), [VM1, VM2]);
+    let left = leases[0]["expires_in_s"].as_u64().expect("an end");
+    assert!((86_000..=86_400).contains(&left), "{left}");
+
+    let page = daemon.output(&["metrics"]).stdout;
+    let page = String::from_utf8(page).expect("text");
+    for sample in [
+        "tapwire_gateways{state=\"ready\"} 1",
+        "tapwire_services{state=\"running\"} 1",
+        "tapwire_service_starts_total 1",
+        "tapwire_service_failures_total 0",
+        "tapwire_leases_active 3",
+        "tapwire_leases_total{what=\"added\"} 3",
+        "tapwire_guard_drops_total{reason=\"spoofed_mac\"} 0",
+    ] {
+        assert!(page.lines().any(|line| line == sample), "{sample}\n{page}");
+    }
+    let spoofed = page
+        .lines()
+        .find_map(|line| line.strip_prefix("tapwire_guard_drops_total{reason=\"spoofed_ipv4\"} "));
+    assert!(spoofed.is_some_and(|count| count != "0"), "{page}");
 }
