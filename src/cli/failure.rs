@@ -77,6 +77,8 @@ impl From<client::Error> for Failure {
             Exit::TimedOut
         } else if error.is_unreachable() {
             Exit::Unreachable
+        } else if error.is_invalid() {
+            Exit::Usage
         } else {
             Exit::Failed
         };

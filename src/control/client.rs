@@ -90,6 +90,11 @@ impl Error {
         }
     }
 
+    /// What was asked for, a configuration or a plugin is wrong.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Error::Refused(failure) if failure.kind == FailureKind::Invalid)
+    }
+
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Error::Unreachable { .. } | Error::Broken(_))
     }

@@ -319,9 +319,16 @@ pub fn derive_segment(
 }
 
 pub(super) fn missing(physical: &PhysicalNetwork, interface: LinkName) -> Waiting {
-    Waiting::Interface {
-        physical: physical.name.to_string(),
-        interface,
+    let name = physical.name.to_string();
+    match &physical.bridge {
+        Some(bridge) if *bridge == interface => Waiting::Bridge {
+            physical: name,
+            bridge: interface,
+        },
+        _ => Waiting::Interface {
+            physical: name,
+            interface,
+        },
     }
 }
 
