@@ -218,10 +218,7 @@ pub fn derive_segment(
             (_, Some(bridge)) => {
                 make = false;
                 carries_addresses = true;
-                let link = observed.by_name(&bridge).ok_or_else(|| Waiting::Bridge {
-                    physical: p.name.to_string(),
-                    bridge,
-                })?;
+                let link = observed.by_name(&bridge).ok_or_else(|| missing(p, bridge))?;
                 (
                     UplinkWant::None,
                     asked.or(Mtu::new(i64::from(link.mtu)).ok()),
@@ -318,16 +315,16 @@ pub fn derive_segment(
     })
 }
 
-pub(super) fn missing(physical: &PhysicalNetwork, interface: LinkName) -> Waiting {
+pub(super) fn missing(physical: &PhysicalNetwork, link: LinkName) -> Waiting {
     let name = physical.name.to_string();
-    match &physical.bridge {
-        Some(bridge) if *bridge == interface => Waiting::Bridge {
+    match physical.bridge {
+        Some(bridge) if bridge == link => Waiting::Bridge {
             physical: name,
-            bridge: interface,
+            bridge,
         },
         _ => Waiting::Interface {
             physical: name,
-            interface,
+            interface: link,
         },
     }
 }
