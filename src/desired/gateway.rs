@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One setting of `/proc/sys/net`, with the device it speaks of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Sysctl {
     /// As `sysctl` writes it: `net.ipv4.ip_forward`. A device's name is its own element, whatever dots it has.
     pub setting: Setting,
@@ -24,7 +24,7 @@ pub struct Sysctl {
     pub instead_of: Option<u8>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Setting {
     /// `net.ipv4.ip_forward`
     Forward4,
@@ -48,7 +48,7 @@ impl fmt::Display for Setting {
 }
 
 /// The host-wide part: what must be in force before a network's addresses are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct HostWant {
     pub ruleset: Arc<Ruleset>,
     /// Sorted.
@@ -151,14 +151,14 @@ fn network_sysctls(
 }
 
 /// An address that a network asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct AddressWant {
     pub device: LinkName,
     pub address: Cidr,
     pub role: Role,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Role {
     /// The host's own in the network.
     Gateway {

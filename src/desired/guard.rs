@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv6Addr};
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
 /// One element of a set of the guard's table, without the port it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Entry {
     /// The port is guarded. Every guarded port has this one.
     Port,

@@ -22,7 +22,7 @@ use crate::model::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything the sources have told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Desired {
     pub taps: TapMatch,
     pub physical: BTreeMap<PhysicalName, PhysicalNetwork>,

@@ -8,7 +8,7 @@ use crate::observed::is_tap_kind;
 use std::sync::Arc;
 
 /// A tap's place, before looking at how the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PortIntent {
     /// Its name or kind is none of ours.
     Unmanaged,
@@ -24,7 +24,7 @@ pub enum PortIntent {
     Attach(Arc<PortWant>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PortWant {
     pub network: NetworkId,
     /// Policy's MTU, else the network's; `None` takes the segment's.

@@ -19,7 +19,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 /// The tables' bodies; a table that is not needed is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Ruleset {
     pub inet: Option<Box<str>>,
     pub uplink: Option<Box<str>>,

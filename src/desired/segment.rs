@@ -14,7 +14,7 @@ use std::net::IpAddr;
 const OVERHEAD_V4: u32 = 50;
 const OVERHEAD_V6: u32 = 70;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SegmentWant {
     pub bridge: BridgeWant,
     pub uplink: UplinkWant,
@@ -29,7 +29,7 @@ pub struct SegmentWant {
 }
 
 /// A network's place on a shared bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SharedWant {
     pub vid: Vid,
 }
@@ -52,7 +52,7 @@ impl SegmentWant {
 }
 
 /// Texts of `ifalias` on a device that we make, or find and take over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marks {
     pub made: Box<str>,
     pub adopted: Box<str>,
@@ -67,7 +67,7 @@ impl Marks {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BridgeWant {
     pub name: LinkName,
     /// False: an existing bridge of the operator's (`physical_networks.X.bridge`), only kept up.
@@ -82,7 +82,7 @@ pub struct BridgeWant {
     pub gateway6: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum UplinkWant {
     None,
     /// The interface itself; its addresses move to the bridge.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// One network's server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ServiceWant {
     /// The bridge; nothing is answered anywhere else.
     pub interface: LinkName,
@@ -38,7 +38,7 @@ pub struct ServiceWant {
 }
 
 /// A prefix of the bridge in which addresses are given out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ServedPrefix {
     /// The host's own address in it: where guests find DNS.
     pub address: IpAddr,
@@ -49,7 +49,7 @@ pub struct ServedPrefix {
     pub dhcp: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Advertise {
     /// Machines make addresses of their own in the prefixes.
     pub slaac: bool,
@@ -58,7 +58,7 @@ pub struct Advertise {
 }
 
 /// What one port's machine gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reservation {
     pub mac: Mac,
     /// At most one of IPv4 (nova's rule: the first), any number of IPv6.

@@ -3,7 +3,7 @@
 use crate::model::{BridgeAttributes, FdbEntry, Mtu, NeighbourEntry, NetworkId, PortFlags};
 
 /// Policy's say about one tap.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct PortVerdict {
     /// Network of a tap that no mapping names (`resolve`).
     pub network: Option<NetworkId>,
@@ -19,14 +19,14 @@ pub struct PortVerdict {
     pub neighbours: Vec<NeighbourEntry>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Denial {
     pub plugin: Box<str>,
     pub reason: Box<str>,
 }
 
 /// Policy's say about one network's bridge and uplink.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct NetworkVerdict {
     /// A plugin that must have a say failed: nothing is made or changed until it answers.
     pub deny: Option<Denial>,

@@ -12,7 +12,7 @@ use super::Desired;
 use crate::model::{Network, NetworkId, Segment, Vid};
 use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Vids {
     of: BTreeMap<NetworkId, Vid>,
     taken: BTreeMap<Vid, NetworkId>,

@@ -1,7 +1,7 @@
 //! Where a question to policy stands. While a new answer is awaited the old one holds, so nothing is undone in between.
 
 /// Where an answer of policy stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Asked<V> {
     #[default]
     Never,

@@ -21,7 +21,7 @@ pub fn after_failures(failures: u32, seed: u64) -> Duration {
 ///
 /// The first repairs are immediate (an operator's slip heals at once), the next ones wait a little longer each time: at
 /// most ten in the first five seconds. After that one a minute. It is over when nothing happened for longer than that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Fight {
     repairs: u32,
     last: Time,

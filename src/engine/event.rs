@@ -12,9 +12,10 @@ use crate::plan::forwarding::ForwardingHave;
 use crate::plan::guard::GuardHave;
 use crate::plan::{Key, Plan};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub enum Event {
     /// One message of the monitor socket.
+    #[serde(skip)]
     Kernel(Change),
     /// The monitor socket is empty: all that the kernel has said so far, echoes of our operations included, is in.
     Drained,
@@ -40,6 +41,7 @@ pub enum Event {
         state: ServiceState,
     },
     /// A plan was carried out, as far as it went.
+    #[serde(skip)]
     Done(Done),
     /// Answer to `Action::ReadForwarding`.
     Forwarding {
@@ -83,7 +85,7 @@ pub enum Event {
     Resync,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Loss {
     /// ENOBUFS.
     Overrun,
@@ -91,7 +93,7 @@ pub enum Loss {
     Undecodable,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot {
     pub links: Vec<Link>,
     pub addresses: Vec<AddressRow>,
@@ -101,7 +103,7 @@ pub struct Snapshot {
 }
 
 /// Which questions policy wants to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct PolicyUse {
     /// `port`, `admit` or `resolve` hooks.
     pub ports: bool,
@@ -110,7 +112,7 @@ pub struct PolicyUse {
 }
 
 /// Why policy is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Why {
     /// Not asked before.
     #[default]
@@ -134,14 +136,14 @@ pub struct Done {
     pub undo_failures: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct StepResult {
     pub outcome: Result<Applied, Failure>,
     /// Microseconds the kernel took.
     pub elapsed_us: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub enum Applied {
     Done,
     /// A create, with the link as read back.
@@ -151,7 +153,7 @@ pub enum Applied {
 }
 
 /// What the kernel (or the executor) said no to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     pub class: FailureClass,
     pub errno: i32,
@@ -159,7 +161,7 @@ pub struct Failure {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum FailureClass {
     /// The device went away or changed its name: look again.
     Gone,
@@ -175,7 +177,7 @@ pub enum FailureClass {
     Refused,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub enum Action {
     /// Dump all links and addresses.
     Snapshot,

@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Where a network's gateway half stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GatewayState {
     Pending { reason: Box<str> },
     Ready,
@@ -56,7 +56,7 @@ impl fmt::Display for GatewayState {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Gateways {
     /// Some network asks for one.
     wanted: bool,
@@ -79,7 +79,7 @@ pub struct Gateways {
 }
 
 /// Tables and settings.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 enum InForce {
     #[default]
     Unknown,
@@ -90,7 +90,7 @@ enum InForce {
     Is(HostWant),
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct GatewayEntry {
     state: GatewayState,
     failures: u32,

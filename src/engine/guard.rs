@@ -19,7 +19,7 @@ use crate::plan::guard::{GuardHave, GuardedPort, TableHave};
 use crate::plan::op::{GuardTable, Op};
 use crate::plan::{CauseId, Key, Plan, Step};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Guard {
     /// What the kernel has, as last read and as changed by us since; none when in doubt.
     pub have: Option<GuardHave>,

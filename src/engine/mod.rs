@@ -52,7 +52,7 @@ use std::time::Duration;
 /// Between two full dumps asked for by losses: an overrun storm costs one dump a second, not one per overrun.
 const RESYNC_PAUSE: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
     pub events: u64,
     pub overruns: u64,
@@ -64,7 +64,7 @@ pub struct Counters {
 }
 
 /// How the mirror stands towards the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 enum Mirror {
     /// A dump is needed; not before this time.
     Stale {
@@ -79,6 +79,7 @@ enum Mirror {
     Current,
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct Engine {
     observed: Observed,
     desired: Desired,
@@ -120,6 +121,8 @@ pub struct Engine {
     in_sync_since: Option<Time>,
     last_dump: Option<Time>,
     counters: Counters,
+    /// For people; nothing is decided by them.
+    #[serde(skip)]
     notes: Vec<Note>,
 }
 

@@ -7,7 +7,7 @@
 use crate::desired::port::PortWant;
 use crate::model::{Link, Mtu, PortFlags};
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Original {
     flags: PortFlags,
     alias: Option<Box<str>>,

@@ -31,7 +31,7 @@ struct Ends {
 }
 
 /// The way back: from a bridge that nothing needs to the interface recorded in its alias.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct GiveBack {
     pub bridge: Ifindex,
     pub uplink: Ifindex,

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 /// How a network's server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ServiceState {
     /// Its bridge does not stand yet, or without the gateway's addresses.
     Waiting,
@@ -54,14 +54,14 @@ impl fmt::Display for ServiceState {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Entry {
     /// What it was last told to do.
     told: Option<(Ifindex, Box<ServiceWant>)>,
     state: ServiceState,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Services {
     dirty: BTreeSet<NetworkId>,
     entries: BTreeMap<NetworkId, Entry>,

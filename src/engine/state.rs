@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Where a tap stands (the contract's port states).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PortState {
     /// Waits for something: a mapping, a network, policy.
     Pending {
@@ -70,7 +70,7 @@ impl fmt::Display for PortState {
 }
 
 /// What a tap with sub-ports has beside its own network.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Trunk {
     /// Networks of its sub-ports that count it among their users.
     pub networks: Vec<NetworkId>,
@@ -81,7 +81,7 @@ pub struct Trunk {
 }
 
 /// One managed tap. A host has thousands: what few of them need is boxed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Tap {
     pub name: LinkName,
     pub intent: PortIntent,
@@ -176,7 +176,7 @@ impl Tap {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SegmentState {
     /// No tap needs it; nothing is made.
     Idle,
@@ -218,7 +218,7 @@ impl fmt::Display for SegmentState {
 }
 
 /// How far the move of a flat network's addresses has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Moving {
     /// Asked what the devices carry.
     Reading,
@@ -231,7 +231,7 @@ pub enum Moving {
 }
 
 /// One network in use (or once in use).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct SegmentEntry {
     pub state: SegmentState,
     pub since: Time,

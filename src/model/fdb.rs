@@ -5,7 +5,7 @@ use super::mac::Mac;
 use std::net::IpAddr;
 
 /// A forwarding entry on a VXLAN device: frames to `mac` go to the VTEP `dst`. `Mac::ZERO` is a flood entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct FdbEntry {
     pub mac: Mac,
     /// The remote VTEP; absent for an entry of a bridge port (`bridge fdb add MAC dev PORT master static`).
@@ -19,7 +19,7 @@ impl FdbEntry {
 }
 
 /// An entry as the kernel lists it, with whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FdbRow {
     pub entry: FdbEntry,
     /// Of which network, on a device that serves many (`src_vni`).
@@ -32,7 +32,7 @@ pub struct FdbRow {
 }
 
 /// A permanent neighbour on a VXLAN device with `proxy` (the kernel's ARP responder).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NeighbourEntry {
     pub ip: IpAddr,
     pub mac: Mac,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// The gateway half of a network. `Default` asks for nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Gateway {
     /// Addresses of the bridge, in this order before all others; no two prefixes overlap.
     pub addresses: Vec<Cidr>,
@@ -74,7 +74,7 @@ impl Gateway {
 }
 
 /// Source address translation of what guests send out of their network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Snat {
     /// Only what leaves here; absent: whatever leaves elsewhere than by the network's own bridge.
     pub interface: Option<LinkName>,
@@ -82,7 +82,7 @@ pub struct Snat {
     pub v6: Option<SnatTo<Ipv6Addr>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SnatTo<A> {
     /// The address of the interface it leaves by.
     Masquerade,
@@ -91,7 +91,7 @@ pub enum SnatTo<A> {
 
 /// Which interfaces packets of the network may pass to and from (nova's `forward_bridge_interface`). Packets from one
 /// machine of the network to another are never concerned.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Forward {
     #[default]
     All,
@@ -99,7 +99,7 @@ pub enum Forward {
     Only(Vec<LinkName>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Dhcp {
     /// Given to machines without a reservation; empty: reservations only (nova's way).
     pub ranges: Vec<DhcpRange>,
@@ -133,21 +133,21 @@ impl Default for Dhcp {
 }
 
 /// First and last address, of one family, inside one of the gateway's prefixes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DhcpRange {
     pub first: IpAddr,
     pub last: IpAddr,
 }
 
 /// A classless static route (RFC 3442).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DhcpRoute {
     pub destination: Cidr,
     pub via: Ipv4Addr,
 }
 
 /// The default router that guests are told by DHCPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Router {
     /// The first gateway address.
     #[default]
@@ -157,7 +157,7 @@ pub enum Router {
 }
 
 /// IPv6 router advertisements for the gateway's IPv6 prefixes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RouterAdvertisement {
     /// Machines make addresses of their own in the prefix (SLAAC).
     pub slaac: bool,
@@ -178,7 +178,7 @@ impl Default for RouterAdvertisement {
 }
 
 /// An address of the outside that stands for one machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct FloatingIp {
     pub address: IpAddr,
     /// The machine's own; of the same family.
@@ -188,7 +188,7 @@ pub struct FloatingIp {
 }
 
 /// One port of an address of this host that leads to a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct PortForward {
     pub protocol: Protocol,
     /// Must be on this host already; nothing is added.
@@ -198,7 +198,7 @@ pub struct PortForward {
     pub fixed_port: u16,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Protocol {
     Tcp,
     Udp,

@@ -23,7 +23,7 @@ impl InvalidValue {
 }
 
 /// Kernel interface index (`ifi_index`), never zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Ifindex(NonZeroU32);
 
 impl Ifindex {

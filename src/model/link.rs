@@ -6,7 +6,7 @@ use super::name::LinkName;
 use std::net::IpAddr;
 
 /// One link, as last told by the kernel. Only attributes that some decision reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Link {
     pub index: Ifindex,
     pub name: LinkName,
@@ -77,7 +77,7 @@ impl OperState {
 }
 
 /// What a link is (`IFLA_INFO_KIND`), with the attributes that decisions compare.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum LinkKind {
     /// `tun` with `IFLA_TUN_TYPE` 2.
     Tap,
@@ -108,7 +108,7 @@ impl LinkKind {
 }
 
 /// Bridge attributes. As desired: unset means "whatever it is". As observed: what the kernel said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct BridgeAttributes {
     pub stp: Option<bool>,
     /// Hundredths of a second (`USER_HZ`), `IFLA_BR_FORWARD_DELAY`.
@@ -123,7 +123,7 @@ pub struct BridgeAttributes {
     pub link_local_learning: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VlanAttributes {
     /// Absent for a VID outside 1..4094, which no network of ours uses.
     pub vid: Option<Vid>,
@@ -132,7 +132,7 @@ pub struct VlanAttributes {
 }
 
 /// VXLAN attributes (`IFLA_VXLAN_*`).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct VxlanAttributes {
     pub vni: u32,
     pub local: Option<IpAddr>,
@@ -156,7 +156,7 @@ pub struct VxlanAttributes {
 }
 
 /// Bridge-port flags. As desired: unset means "not our business". As observed: what the kernel said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct PortFlags {
     pub learning: Option<bool>,
     pub isolated: Option<bool>,

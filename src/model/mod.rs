@@ -16,6 +16,7 @@ pub mod network;
 pub mod owned;
 pub mod port;
 pub mod record;
+pub mod stored;
 pub mod time;
 pub mod vlan;
 

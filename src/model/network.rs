@@ -8,7 +8,7 @@ use super::name::LinkName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How a network's frames leave the host (Neutron's `network_type` with its facts).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Segment {
     /// A bridge without uplink: taps of this host only.
     Local,
@@ -46,7 +46,7 @@ impl Segment {
 }
 
 /// One network with everything told about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Network {
     pub id: NetworkId,
     /// For people.
@@ -90,7 +90,7 @@ impl Network {
 }
 
 /// A remote VTEP of a VXLAN network: a flood entry, and with `mac` a unicast entry, and with `ip` too a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Peer {
     pub vtep: IpAddr,
     pub mac: Option<Mac>,
@@ -98,7 +98,7 @@ pub struct Peer {
 }
 
 /// `[physical_networks]`: Neutron's `physical_interface_mappings` (interface) and `bridge_mappings` (bridge).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PhysicalNetwork {
     pub name: PhysicalName,
     pub interface: Option<LinkName>,
@@ -111,7 +111,7 @@ pub struct PhysicalNetwork {
 }
 
 /// `[bridge] mode`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum BridgeMode {
     /// A bridge for each network.
     #[default]
@@ -121,7 +121,7 @@ pub enum BridgeMode {
 }
 
 /// The VLAN-aware bridge.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SharedBridge {
     pub name: LinkName,
     /// What `[bridge]` says of multicast snooping and ageing.
@@ -138,7 +138,7 @@ impl BridgeMode {
 }
 
 /// A multicast group or a prefix inside which the VNI chooses (Neutron's `vxlan_group`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VxlanGroup {
     address: IpAddr,
     prefix: u8,
@@ -192,7 +192,7 @@ impl VxlanGroup {
 }
 
 /// One `multicast_ranges` term, `address:min:max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MulticastRange {
     pub group: IpAddr,
     pub min: Vni,
@@ -200,7 +200,7 @@ pub struct MulticastRange {
 }
 
 /// `[vxlan]`: the underlay, the same for every VXLAN network of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct VxlanSettings {
     /// Source address; the networks stay pending until it is on a link.
     pub local_ip: Option<IpAddr>,

@@ -8,14 +8,14 @@ use super::name::{LinkName, NamePattern};
 use std::net::IpAddr;
 
 /// The tap or taps a mapping speaks of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum TapSelector {
     Exact(LinkName),
     Pattern(NamePattern),
 }
 
 /// One `[[port]]`, or one binding told over the control socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PortMapping {
     pub id: Option<PortId>,
     pub tap: TapSelector,
@@ -60,7 +60,7 @@ impl PortMapping {
 }
 
 /// Another address that a guarded port may send from (Neutron's `allowed_address_pairs`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct AddressPair {
     /// One address or a range.
     pub ip: Cidr,
@@ -69,7 +69,7 @@ pub struct AddressPair {
 }
 
 /// One network that a trunk port's guest sees tagged (Neutron's sub-port; `segmentation_type` is always VLAN).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct SubPort {
     /// `segmentation_id`: the tag between host and guest. What the network has elsewhere does not matter.
     pub vid: Vid,
@@ -77,7 +77,7 @@ pub struct SubPort {
 }
 
 /// `[taps]`: which links are ours to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TapMatch {
     pub patterns: Vec<NamePattern>,
     /// Kinds besides `tun` in tap mode, as `IFLA_INFO_KIND` spells them.

@@ -5,14 +5,14 @@
 //! index, label, expiry form) is looked at, in `plan::address_move`.
 
 /// One netlink attribute: type without the nested/byte-order flags' meaning, payload without padding.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Attribute {
     pub kind: u16,
     pub value: Vec<u8>,
 }
 
 /// An address (`struct ifaddrmsg` + attributes).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct AddressRecord {
     /// `AF_INET` 2 or `AF_INET6` 10.
     pub family: u8,
@@ -36,7 +36,7 @@ impl AddressRecord {
 }
 
 /// A route (`struct rtmsg` + attributes).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct RouteRecord {
     pub family: u8,
     pub dst_len: u8,

@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 /// Microseconds of `CLOCK_BOOTTIME`-like monotonic time since the daemon started; unaffected by wall-clock steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Time(pub u64);
 
 impl Time {

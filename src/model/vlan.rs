@@ -4,7 +4,7 @@ use super::ids::{Vid, Vni};
 use std::net::IpAddr;
 
 /// One VLAN of a bridge port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct VlanRow {
     pub vid: Vid,
     /// What comes in without a tag belongs to this VLAN.
@@ -43,7 +43,7 @@ impl VlanRow {
 }
 
 /// The VLANs of one bridge port, by VID.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct PortVlans(Vec<VlanRow>);
 
 impl PortVlans {
@@ -99,7 +99,7 @@ impl FromIterator<VlanRow> for PortVlans {
 }
 
 /// One VNI that a VXLAN device takes and sends, with its multicast group (`bridge vni add vni N group G`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct VniRow {
     pub vni: Vni,
     pub group: Option<IpAddr>,

@@ -49,7 +49,7 @@ pub enum Change {
 }
 
 /// One row of a dump of all addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AddressRow {
     pub index: Ifindex,
     pub address: IpAddr,
@@ -74,7 +74,7 @@ pub enum Effect {
     Vnis(Ifindex, VniRow),
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Observed {
     /// Boxed: a tree's nodes are half empty when keys come in order.
     links: BTreeMap<Ifindex, Box<Link>>,
@@ -83,6 +83,7 @@ pub struct Observed {
     ports: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
     addresses: BTreeMap<IpAddr, BTreeSet<Ifindex>>,
     /// Those of them that carry our mark, with their prefix lengths.
+    #[serde(with = "crate::model::stored::pairs")]
     own: BTreeMap<(Ifindex, IpAddr), u8>,
     /// Devices that this run made; their mark (`ifalias`) is set by a later request, which may fail.
     made_here: BTreeSet<Ifindex>,

@@ -9,7 +9,7 @@ use crate::model::{Ifindex, PortVlans, Vid, VlanRow, Vni, VniRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Vlans {
     kept: bool,
     ports: BTreeMap<Ifindex, PortVlans>,

@@ -53,7 +53,7 @@ const USER_HZ: u32 = 100;
 const TYPE_MASK: u16 = 0x3fff;
 
 /// One end of a move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct End {
     pub name: LinkName,
     pub index: Ifindex,
@@ -70,7 +70,7 @@ impl End {
 }
 
 /// What one device carries, as read from the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Carried {
     pub addresses: Vec<AddressRecord>,
     /// Routes of every table and both families that lead out of the device.
@@ -78,7 +78,7 @@ pub struct Carried {
 }
 
 /// A move worked out: what to tell, what must be there then, what to take away.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct AddressMove {
     pub restore: Vec<Step>,
     /// What the new device has to show before anything is removed.

@@ -9,7 +9,7 @@ use crate::model::{FdbEntry, FdbRow, NeighbourEntry, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the kernel has on one device.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct ForwardingHave {
     pub fdb: Vec<FdbRow>,
     /// Permanent neighbours.

@@ -6,7 +6,7 @@ use crate::model::Ifindex;
 use std::collections::BTreeMap;
 
 /// What the kernel has of the table `bridge tapwire`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum TableHave {
     #[default]
     Absent,
@@ -16,7 +16,7 @@ pub enum TableHave {
     Other,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct GuardHave {
     pub table: TableHave,
     /// Entries by port, sorted. Empty unless the table is right.
@@ -24,7 +24,7 @@ pub struct GuardHave {
 }
 
 /// A port with all its entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GuardedPort {
     pub index: Ifindex,
     pub entries: Vec<Entry>,

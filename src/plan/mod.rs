@@ -23,7 +23,7 @@ use crate::model::{Ifindex, NetworkId};
 use op::Op;
 
 /// Whose plan it is; a failure concerns this key and nobody else.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Key {
     Network(NetworkId),
     Port(Ifindex),
@@ -38,11 +38,13 @@ pub enum Key {
 }
 
 /// Identifies the event that led to a plan, from the event to the last acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct CauseId(pub u64);
 
 /// One operation, and what takes it back if a later one of the same transaction fails.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Step {
     pub op: Op,
     pub undo: Option<Op>,
@@ -56,7 +58,7 @@ impl From<Op> for Step {
 
 /// Operations for one key, in order. The first failure ends it; its own `undo` (it may have had its effect) and those of
 /// the done steps then take everything back, last first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Plan {
     pub key: Key,
     pub cause: CauseId,

@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 /// A device an op works on. The index is what counts; the name is for people and for devices that an earlier op of
 /// the same plan creates (`index` absent until then: the executor fills it from that op's answer).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkRef {
     pub name: LinkName,
     pub index: Option<Ifindex>,
 }
 
 /// What to set on a link in one RTM_NEWLINK/SETLINK request; unset fields are not sent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct LinkChange {
     pub mtu: Option<Mtu>,
     pub mac: Option<Mac>,
@@ -32,7 +32,7 @@ pub struct LinkChange {
     pub up: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Master {
     Set(LinkRef),
     /// `nomaster`.
@@ -40,7 +40,7 @@ pub enum Master {
 }
 
 /// Which of a list operation's three forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum ListAction {
     /// NLM_F_CREATE | NLM_F_REPLACE: there afterwards, whatever was there before; never a moment without.
     Replace,
@@ -51,7 +51,7 @@ pub enum ListAction {
     Delete,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Op {
     /// `ip link add NAME address MAC mtu MTU type bridge ...`; created down. Alias and addrgenmode are refused or
     /// ignored at creation (6.18), so a `SetLink` follows.
@@ -151,7 +151,7 @@ pub enum Op {
     CutFlows(Flows),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GuardTable {
     /// The table `bridge tapwire` with these elements, in place of what was there: one transaction.
     Make(Box<[GuardedPort]>),
@@ -161,7 +161,7 @@ pub enum GuardTable {
 }
 
 /// Flows that must not live on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Flows {
     /// To and from a floating address, unless they lead to this machine.
     Floating { address: IpAddr, keep: Option<IpAddr> },

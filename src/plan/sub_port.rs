@@ -12,7 +12,7 @@ use crate::model::owned::Mark;
 use crate::model::{Link, LinkKind, LinkName, Mtu, PortVlans, Vid};
 use crate::observed::Observed;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SubPortWant {
     pub name: LinkName,
     /// The guest's tag.

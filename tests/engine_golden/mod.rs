@@ -58,6 +58,8 @@ pub fn tell(story: &str, look: &mut dyn FnMut(&mut Host)) -> Host {
 fn play(case: &Path) -> String {
     let (desired, prune_after) = read_desired(&case.join("given.toml"));
     let mut host = Host::new(Kernel::default(), desired, prune_after);
+    // A recording holds the engine as it was: what is read back goes on in the same way.
+    host.rewrites = true;
     let mut text = String::new();
     let lines = fs::read_to_string(case.join("events.jsonl")).expect("events.jsonl");
     for (at, line) in lines.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {

@@ -58,6 +58,8 @@ pub struct Host {
     pub held: bool,
     watch: Watch,
     prune_after: Option<Duration>,
+    /// After every turn the engine is written down, and goes on as it is read back.
+    pub rewrites: bool,
 }
 
 /// What must hold after every single operation.
@@ -114,6 +116,7 @@ impl Host {
             held: false,
             watch: Watch::default(),
             prune_after,
+            rewrites: false,
         };
         host.engine.handle(Event::SourcesInSync, now);
         host
@@ -165,6 +168,10 @@ impl Host {
             acted += 1;
         }
         self.notes.extend(self.engine.take_notes());
+        if self.rewrites {
+            let written = serde_json::to_string(&self.engine).unwrap();
+            self.engine = serde_json::from_str(&written).unwrap();
+        }
         acted == 0 && empty
     }
 
