@@ -490,7 +490,9 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
                 sink.push(tools::recorded(tap, 1400).into());
             }
         }
-        Command::TraceSubscribe { reply, .. } => drop(reply.send(Ok(()))),
+        Command::TraceSubscribe { reply, .. } | Command::AccountSubscribe { reply, .. } => {
+            drop(reply.send(Ok(())));
+        }
         Command::Metrics(reply) => drop(reply.send(Ok("tapwire_events_total 1234\n# EOF\n".into()))),
         Command::PolicyStatus(reply) => drop(reply.send(Ok(PolicyStatus {
             generation: Some("9f3c".into()),

@@ -111,6 +111,27 @@ fn every_folder_imports_only_what_its_place_allows() {
 }
 
 #[test]
+fn the_daemons_engine_is_told_and_asked_by_its_account_alone() {
+    // Past it, a recording would miss something that was decided by.
+    const DOORS: [&str; 3] = ["engine.handle(", "engine.poll_action(", "engine.set_prune_after("];
+    let broken: Vec<String> = sources()
+        .iter()
+        .filter(|source| source.folder == "daemon")
+        .filter(|source| {
+            let path = source.path.to_string_lossy();
+            !path.contains("daemon/replay/") && !path.ends_with("daemon/account.rs")
+        })
+        .filter(|source| {
+            // A call may be spread over lines.
+            let code: String = source.code.split_whitespace().collect();
+            DOORS.iter().any(|door| code.contains(door))
+        })
+        .map(|source| source.path.display().to_string())
+        .collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
 fn the_pure_folders_name_no_runtime_socket_file_clock_or_chance() {
     let broken: Vec<String> = sources()
         .iter()

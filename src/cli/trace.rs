@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::output::{colour, micros, plain};
-use crate::control::client::Client;
+use crate::control::client::{Client, Lines};
 use crate::kernel::watch::{Objects, RECEIVE_BUFFER};
 use crate::telemetry::clock;
 use crate::telemetry::record::Recorder;
@@ -14,11 +14,17 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-/// Decisions that may wait for the trace; the daemon drops what a slow reader leaves behind.
-const DECISIONS: usize = 1024;
+/// What may wait for the trace; the daemon drops what a slow reader leaves behind.
+const QUEUE: usize = 256;
+/// Until a daemon that is not there is looked for again.
+const AGAIN: Duration = Duration::from_millis(100);
+const DECISIONS: &str = "/v1/trace";
+const ACCOUNT: &str = "/v1/account";
 
 /// Show what the kernel tells about links, addresses, routes, neighbours and forwarding entries
 ///
@@ -34,6 +40,9 @@ pub struct Args {
     filter: Option<String>,
 
     /// Write everything received to a pcapng file, for Wireshark, tshark and `tapwire replay`
+    ///
+    /// With a daemon, all that it decides by goes along, its configuration included: `tapwire replay` then does exactly what
+    /// the daemon did.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
@@ -62,37 +71,55 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             columns: stdout.is_terminal(),
         }),
     };
+    let recorded = args.record.is_some();
     let mut record = args.record.as_deref().map(start_recording).transpose()?;
     let client = context.client()?;
+    let (missed, listening) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let again = Arc::clone(&missed);
     let settings = Settings {
         objects: Objects::ALL,
         receive_buffer: args.receive_buffer,
         filter,
         format,
+        missed: &|| again.notify_one(),
         record: record.as_mut(),
     };
     let summary = context.block_on(async {
         // Before anything is received, so that an early interrupt stops cleanly too.
         let stop =
             stop_signal().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
-        let decisions = decisions(&client).await;
-        let joined = decisions.is_some();
+        let (to, decisions) = mpsc::channel(QUEUE);
+        let first = client.stream(DECISIONS).await.ok();
+        let joined = first.is_some();
+        if !joined {
+            // There is room: nothing was sent before.
+            let _full = to.try_send(Told::Gone);
+        }
+        tokio::spawn(decisions_of(client.clone(), first, to.clone()));
+        if recorded {
+            tokio::spawn(account_of(client, Arc::clone(&listening), missed, to));
+        }
         let ready = |granted: usize| {
+            listening.notify_one();
             let daemon = if joined {
                 "with the daemon's decisions"
             } else {
                 "no daemon"
             };
-            // Only for people; a closed stderr is no reason to stop.
-            let _unseen = writeln!(
-                io::stderr(),
+            say(&format!(
                 "tracing ({daemon}, receive buffer {} KiB)",
                 granted / 1024
-            );
+            ));
         };
-        follow(settings, BufWriter::new(stdout.lock()), decisions, ready, stop)
-            .await
-            .map_err(|error| Failure::from_error(Exit::Failed, &error))
+        follow(
+            settings,
+            BufWriter::new(stdout.lock()),
+            Some(decisions),
+            ready,
+            stop,
+        )
+        .await
+        .map_err(|error| Failure::from_error(Exit::Failed, &error))
     })?;
     if let (Some(record), Some(path)) = (record, &args.record) {
         let (packets, file) = record.finish().map_err(|error| cannot_record(path, &error))?;
@@ -133,25 +160,71 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The daemon's side of the story, if there is a daemon and it tells it. It may go at any time; the trace goes on.
-async fn decisions(client: &Client) -> Option<mpsc::Receiver<Told>> {
-    let mut lines = client.stream("/v1/trace").await.ok()?;
-    let (to, from) = mpsc::channel(DECISIONS);
-    tokio::spawn(async move {
+/// The daemon's side of the story, as long as there is a daemon that tells it. It may come and go; the trace goes on.
+async fn decisions_of(client: Client, first: Option<Lines>, to: mpsc::Sender<Told>) {
+    let mut there = first;
+    loop {
+        let came = there.is_none();
+        let mut lines = match there.take() {
+            Some(lines) => lines,
+            None => match client.stream(DECISIONS).await {
+                Ok(lines) => lines,
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            },
+        };
+        if came {
+            say("the daemon is here: its decisions are added");
+        }
         while let Ok(Some(line)) = lines.next().await {
             // A newer daemon may say more than this version knows.
             let Ok(told) = serde_json::from_str(&line) else {
                 continue;
             };
             if to.send(told).await.is_err() {
-                break;
+                return;
             }
         }
-    });
-    Some(from)
+        if to.send(Told::Gone).await.is_err() {
+            return;
+        }
+        say("the daemon is gone");
+    }
 }
 
-/// The flight recorder, oldest first: one JSON object a line.
+/// Its account of itself, for the recording. Asked for anew when messages are `missed`: it then begins anew.
+/// Not before the trace is `listening`: what the daemon reads from then on is in the recording.
+async fn account_of(client: Client, listening: Arc<Notify>, missed: Arc<Notify>, to: mpsc::Sender<Told>) {
+    listening.notified().await;
+    loop {
+        let Ok(mut lines) = client.stream(ACCOUNT).await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let mut begun = false;
+        loop {
+            let line = tokio::select! {
+                line = lines.next() => line,
+                () = missed.notified() => break,
+            };
+            let Ok(Some(line)) = line else { break };
+            if !std::mem::replace(&mut begun, true) {
+                say("from here on the recording holds all that the daemon decides by");
+            }
+            if to.send(Told::Account(line.into())).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn say(what: &str) {
+    // Only for people; a closed stderr is no reason to stop.
+    let _unseen = writeln!(io::stderr(), "{what}");
+}
+
 /// One step of the flight recorder: when, which device, what.
 fn remembered(step: &Value) -> String {
     let number = |key| step.get(key).and_then(Value::as_u64);
@@ -181,6 +254,7 @@ fn remembered(step: &Value) -> String {
     plain(&line)
 }
 
+/// The flight recorder, oldest first: one JSON object a line.
 fn history(context: &mut Context) -> Result<(), Failure> {
     let client = context.client()?;
     let mut records: Vec<Value> =

@@ -10,6 +10,7 @@
 //! | GET `/v1/wait?timeout=S` (in sync), `/v1/wait?port=TAP&state=attached&timeout=S` | `Wait` |
 //! | GET `/v1/explain/{port}`, `/v1/history?limit=N` | `Explain`, `History` |
 //! | GET `/v1/trace?filter=F` | `TraceSubscribe` (server-sent events, one JSON object each) |
+//! | GET `/v1/account` | `AccountSubscribe` (server-sent events) |
 //! | GET `/v1/metrics` (`/metrics` on the loopback listener) | `Metrics` |
 //! | GET `/v1/policy`, `/v1/policy/eval/{port}`, `/v1/policy/record` (stream) | `PolicyStatus`, `PolicyEval`, `PolicyRecord` |
 //! | POST `/v1/policy/reload`, `/v1/policy/rollback` | `PolicyReload`, `PolicyRollback` |
@@ -17,8 +18,8 @@
 //! Length: one flat table of routes and a handler of a few lines for each.
 
 use super::api::{
-    BindRequest, Command, Failure, FailureKind, NetworkSpec, Peer, PolicyReloadRequest, PortState, Reply,
-    Request, STREAM_QUEUE, Sink, WAIT_DEFAULT, WAIT_MAX, WaitCondition,
+    ACCOUNT_QUEUE, BindRequest, Command, Failure, FailureKind, NetworkSpec, Peer, PolicyReloadRequest,
+    PortState, Reply, Request, STREAM_QUEUE, Sink, WAIT_DEFAULT, WAIT_MAX, WaitCondition,
 };
 use super::extract::{Asked, Sent};
 use super::server::{Caller, Limits};
@@ -60,6 +61,7 @@ pub fn all(requests: mpsc::Sender<Request>, limits: Limits) -> Router {
         .route("/v1/explain/{port}", get(explain))
         .route("/v1/history", get(history))
         .route("/v1/trace", get(trace))
+        .route("/v1/account", get(account))
         .route("/v1/metrics", get(metrics))
         .route("/v1/policy", get(policy_status))
         .route("/v1/policy/eval/{port}", get(policy_eval))
@@ -137,9 +139,10 @@ impl App {
     async fn stream(
         &self,
         caller: Caller,
+        queue: usize,
         command: impl FnOnce(Sink, Reply<()>) -> Command,
     ) -> Result<Response, Failure> {
-        let (sink, lines) = Sink::pair(STREAM_QUEUE);
+        let (sink, lines) = Sink::pair(queue);
         self.ask(caller, |reply| command(sink, reply)).await?;
         let events = futures_util::stream::unfold(lines, |mut lines| async move {
             let line = lines.recv().await?;
@@ -375,8 +378,20 @@ async fn trace(
     Extension(who): Who,
     Asked(TraceQuery { filter }): Asked<TraceQuery>,
 ) -> Result<Response, Failure> {
-    app.stream(who, |sink, reply| Command::TraceSubscribe { filter, sink, reply })
-        .await
+    app.stream(who, STREAM_QUEUE, |sink, reply| Command::TraceSubscribe {
+        filter,
+        sink,
+        reply,
+    })
+    .await
+}
+
+async fn account(State(app): Daemon, Extension(who): Who) -> Result<Response, Failure> {
+    app.stream(who, ACCOUNT_QUEUE, |sink, reply| Command::AccountSubscribe {
+        sink,
+        reply,
+    })
+    .await
 }
 
 async fn metrics(State(app): Daemon, Extension(who): Who) -> Result<Response, Failure> {
@@ -418,8 +433,11 @@ async fn policy_eval(
 }
 
 async fn policy_record(State(app): Daemon, Extension(who): Who) -> Result<Response, Failure> {
-    app.stream(who, |sink, reply| Command::PolicyRecord { sink, reply })
-        .await
+    app.stream(who, STREAM_QUEUE, |sink, reply| Command::PolicyRecord {
+        sink,
+        reply,
+    })
+    .await
 }
 
 async fn policy_reload(

@@ -50,7 +50,7 @@ impl Reactor {
             Command::Resync(reply) => {
                 let now = self.now();
                 self.waiters.resync(&self.engine, now, reply);
-                self.engine.handle(Event::Resync, now);
+                self.hear(Event::Resync, now);
             }
             Command::Wait { condition, reply } => {
                 self.waiters.wait(condition, reply);
@@ -63,6 +63,10 @@ impl Reactor {
             Command::Explain { port, reply } => send(reply, self.explain(&port)),
             Command::History { limit, reply } => send(reply, Ok(self.history(limit))),
             Command::TraceSubscribe { filter, sink, reply } => send(reply, self.subscribe(filter, sink)),
+            Command::AccountSubscribe { sink, reply } => {
+                self.account.add(sink);
+                send(reply, Ok(()));
+            }
             Command::Metrics(reply) => {
                 let page = self.metrics();
                 send(reply, page);

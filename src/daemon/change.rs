@@ -70,7 +70,7 @@ impl Reactor {
                 reactor.told.mappings.retain(|m| m.tap != mapping.tap);
                 reactor.told.mappings.push(mapping.clone());
                 let now = reactor.now();
-                reactor.engine.handle(Event::SetMapping(Box::new(mapping)), now);
+                reactor.hear(Event::SetMapping(Box::new(mapping)), now);
                 binding
             },
         );
@@ -103,9 +103,7 @@ impl Reactor {
         self.keep(Change::DeleteBinding { key }, reply, move |reactor| {
             reactor.told.mappings.retain(|m| m.tap != known.tap);
             let now = reactor.now();
-            reactor
-                .engine
-                .handle(Event::RemoveMapping(known.tap.clone()), now);
+            reactor.hear(Event::RemoveMapping(known.tap.clone()), now);
             Binding {
                 port,
                 tap: crate::desired::port::selector_text(&known.tap),
@@ -144,9 +142,7 @@ impl Reactor {
             move |reactor| {
                 reactor.told.networks.insert(network.id.clone(), network.clone());
                 let now = reactor.now();
-                reactor
-                    .engine
-                    .handle(Event::SetNetwork(Box::new(network.clone())), now);
+                reactor.hear(Event::SetNetwork(Box::new(network.clone())), now);
                 rows::network(&reactor.engine, &network)
             },
         );
@@ -178,7 +174,7 @@ impl Reactor {
             move |reactor| {
                 reactor.told.networks.remove(&id);
                 let now = reactor.now();
-                reactor.engine.handle(Event::RemoveNetwork(id), now);
+                reactor.hear(Event::RemoveNetwork(id), now);
                 row
             },
         );
@@ -258,9 +254,10 @@ impl Reactor {
             ..self.config.daemon.clone()
         };
         self.config = Config { daemon, ..config };
-        self.engine.set_prune_after(self.config.daemon.prune_after);
+        let prune_after = self.config.daemon.prune_after;
+        self.account.set_prune_after(&mut self.engine, prune_after);
         let now = self.now();
-        self.engine.handle(Event::Desired(Box::new(desired)), now);
+        self.hear(Event::Desired(Box::new(desired)), now);
         self.watch_files(began);
         // A plugin's file may have changed without a word in the configuration.
         self.restart_policy(!report.changes.is_empty());

@@ -37,6 +37,7 @@ impl Reactor {
     pub(super) fn apply_beside_the_loop(&mut self, plan: Plan) {
         let state_directory = self.config.daemon.state_directory.clone();
         let process = Arc::clone(&self.beside.nft_process);
+        let number = self.account.begins_beside_the_loop();
         self.background(move || {
             let mut results = Vec::with_capacity(plan.steps.len());
             for step in &plan.steps {
@@ -61,7 +62,8 @@ impl Reactor {
             Box::new(move |reactor: &mut Reactor| {
                 let now = reactor.now();
                 reactor.observer.plan(&done, &reactor.engine, now);
-                reactor.engine.handle(Event::Done(done), now);
+                let (account, engine) = (&mut reactor.account, &mut reactor.engine);
+                account.hear_done_beside_the_loop(engine, number, done, now);
             })
         });
     }
@@ -89,10 +91,10 @@ impl Reactor {
         let touched = nft.drain(&own)?;
         let now = self.now();
         if touched.bridge {
-            self.engine.handle(Event::GuardTouched, now);
+            self.hear(Event::GuardTouched, now);
         }
         if touched.inet {
-            self.engine.handle(Event::RulesetTouched, now);
+            self.hear(Event::RulesetTouched, now);
         }
         Ok(())
     }

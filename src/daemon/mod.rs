@@ -3,6 +3,7 @@
 //! Here the I/O folders meet: the loop reads the kernel's events, gives them to the engine, carries out what the engine
 //! asks for, answers the control socket and hands notes to the log. It owns no rule about networks.
 
+mod account;
 mod answer;
 mod change;
 mod convert;

@@ -7,6 +7,7 @@
 //!
 //! Length: one struct and the turn of its loop; what an answer, a note or a reply leads to is in the files beside it.
 
+use super::account::Account;
 use super::convert;
 use super::observe::{self, Observer};
 use super::policy::{Policy, reload::Load};
@@ -58,6 +59,8 @@ pub struct Reactor {
     links: Monitor,
     /// Events were lost and the queue was not empty since: what is still in it is older than a dump taken now.
     lost: bool,
+    /// In this turn, everything queued was read.
+    read_out: bool,
     action_budget: usize,
     addresses: Monitor,
     /// Opened with the first table of ours in nftables.
@@ -74,6 +77,7 @@ pub struct Reactor {
     pub(super) store: SharedStore,
     watch: Option<Watch>,
     pub(super) observer: Observer,
+    pub(super) account: Account,
     pub(super) policy: Policy,
     /// Why the plugins on disk are not those that run.
     pub(super) policy_error: Option<String>,
@@ -98,10 +102,11 @@ impl Reactor {
         let host = sources::host_identity();
         let desired = sources::desired(&config, &told, &host);
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
-        engine.handle(Event::SourcesInSync, Time::ZERO);
+        let mut account = Account::new();
+        account.hear(&mut engine, Event::SourcesInSync, Time::ZERO);
         let mut policy = Policy::start(&config.policy).map_err(Error::Policy)?;
         policy.restart_timers(Time::ZERO);
-        engine.handle(Event::PolicyChanged(policy.usage()), Time::ZERO);
+        account.hear(&mut engine, Event::PolicyChanged(policy.usage()), Time::ZERO);
         tracing::info!(
             target: "daemon",
             version = env!("CARGO_PKG_VERSION"),
@@ -115,6 +120,7 @@ impl Reactor {
         Ok(Self {
             engine,
             lost: false,
+            read_out: false,
             action_budget,
             executor: Executor::open()?,
             snapshot: Snapshot::open()?,
@@ -132,6 +138,7 @@ impl Reactor {
             store: Arc::new(Mutex::new(store)),
             watch: None,
             observer,
+            account,
             policy,
             policy_error: None,
             policy_loads: VecDeque::new(),
@@ -158,6 +165,7 @@ impl Reactor {
         let watchdog = notify::watchdog_interval();
         loop {
             let idle = self.turn().await?;
+            self.account.hand_out(&self.engine, self.read_out);
             if !idle {
                 // Between two turns of a storm the other inputs get a look, without waiting.
                 if let Ok(request) = commands.try_recv() {
@@ -241,11 +249,12 @@ impl Reactor {
     /// Reads, decides, does. True if nothing is left to do without a new event.
     async fn turn(&mut self) -> Result<bool, Error> {
         let drained = self.read_links()?;
-        self.read_addresses()?;
+        let addresses = self.read_addresses()?;
+        self.read_out = (drained, addresses) == (Drained::Empty, Drained::Empty);
         self.read_nft()?;
         if drained == Drained::Empty {
             self.lost = false;
-            self.engine.handle(Event::Drained, self.now());
+            self.hear(Event::Drained, self.now());
         } else if self.lost {
             // Read it out first: the dump to come must be newer than every event that is applied after it.
             return Ok(false);
@@ -274,23 +283,25 @@ impl Reactor {
     }
 
     fn read_links(&mut self) -> Result<Drained, Error> {
-        let (engine, base, lost) = (&mut self.engine, self.base, &mut self.lost);
+        let (engine, account, base) = (&mut self.engine, &mut self.account, self.base);
+        let lost = &mut self.lost;
         Ok(self.links.drain(READ_BUDGET, &mut |event| {
             *lost |= matches!(event, RxEvent::Overrun { .. });
-            tell(engine, base, event);
+            tell(engine, account, base, event);
         })?)
     }
 
     fn read_addresses(&mut self) -> Result<Drained, Error> {
-        let (engine, base) = (&mut self.engine, self.base);
+        let (engine, account, base) = (&mut self.engine, &mut self.account, self.base);
         Ok(self
             .addresses
-            .drain(READ_BUDGET, &mut |event| tell(engine, base, event))?)
+            .drain(READ_BUDGET, &mut |event| tell(engine, account, base, event))?)
     }
 
     fn decide(&mut self) -> Option<Action> {
         let span = tracing::debug_span!(target: "engine", "decide", cause = Empty, key = Empty).entered();
-        let action = self.engine.poll_action(self.now());
+        let now = self.now();
+        let action = self.account.ask(&mut self.engine, now);
         if let Some(Action::Execute(plan)) = &action {
             span.record("cause", plan.cause.0);
             span.record("key", tracing::field::debug(&plan.key));
@@ -322,7 +333,8 @@ impl Reactor {
                 self.queue_for_gateways(&done);
                 let _span = tracing::debug_span!(target: "engine", "acknowledge", cause = done.plan.cause.0)
                     .entered();
-                return self.engine.handle(Event::Done(done), self.now());
+                let now = self.now();
+                return self.account.hear_done(&mut self.engine, done, now);
             }
             Action::Snapshot => self.take_snapshot().await,
             Action::ReadForwarding { network, device } => self.read_forwarding(network, device).await,
@@ -345,7 +357,7 @@ impl Reactor {
             }
         };
         let now = self.now();
-        self.engine.handle(event, now);
+        self.hear(event, now);
     }
 
     /// Watches the files that `config` was read from. A watch that cannot be had leaves SIGHUP.
@@ -384,7 +396,7 @@ impl Reactor {
     }
 }
 
-fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
+fn tell(engine: &mut Engine, account: &mut Account, base: Instant, event: RxEvent<'_>) {
     let at = |received: Instant| Time::ZERO.plus(received.saturating_duration_since(base));
     match event {
         RxEvent::Message {
@@ -396,7 +408,7 @@ fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
                 let span =
                     tracing::debug_span!(target: "kernel::rx", "receive", cause = Empty, bytes = Empty)
                         .entered();
-                engine.handle(Event::Kernel(change), at(received));
+                account.hear_message(engine, change, message.raw, at(received));
                 if !span.is_disabled() {
                     span.record("cause", engine.last_cause().0);
                     span.record("bytes", message.raw.len());
@@ -405,9 +417,11 @@ fn tell(engine: &mut Engine, base: Instant, event: RxEvent<'_>) {
         }
         RxEvent::Undecodable { received, source, .. } => {
             tracing::warn!(target: "kernel::rx", error = %source, "message does not decode");
-            engine.handle(Event::Lost(Loss::Undecodable), at(received));
+            account.hear(engine, Event::Lost(Loss::Undecodable), at(received));
         }
-        RxEvent::Overrun { received } => engine.handle(Event::Lost(Loss::Overrun), at(received)),
+        RxEvent::Overrun { received } => {
+            account.hear(engine, Event::Lost(Loss::Overrun), at(received));
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Reactor {
                 retry_at: None,
             };
             let now = self.now();
-            self.engine.handle(event::Event::Service { network, state }, now);
+            self.hear(event::Event::Service { network, state }, now);
         }
     }
 
@@ -132,7 +132,7 @@ impl Reactor {
                         retry_at: Some(now.plus(retry)),
                     },
                 };
-                self.engine.handle(event::Event::Service { network, state }, now);
+                self.hear(event::Event::Service { network, state }, now);
             }
             Event::Lease(lease) => self.on_lease(&lease),
         }

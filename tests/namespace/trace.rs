@@ -83,6 +83,7 @@ impl Trace {
                 receive_buffer: options.receive_buffer,
                 filter: Filter::parse(options.filter).unwrap(),
                 format: options.format,
+                missed: &|| {},
                 record: Some(&mut recorder),
             };
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -30,6 +30,8 @@ use tokio::sync::oneshot;
 pub const QUEUE: usize = 64;
 /// Lines that may wait for one slow reader of a stream before further ones are counted as lost.
 pub const STREAM_QUEUE: usize = 4096;
+/// The same for the account, whose lines are longer: at most 64 KiB each.
+pub const ACCOUNT_QUEUE: usize = 512;
 /// Largest request body, bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
 
@@ -117,6 +119,12 @@ pub enum Command {
         sink: Sink,
         reply: Reply<()>,
     },
+    /// From now on: the daemon's account of everything that it decides by and decides goes into `sink`, for recordings
+    /// (`daemon::account` says how it is written).
+    AccountSubscribe {
+        sink: Sink,
+        reply: Reply<()>,
+    },
     /// Prometheus text format.
     Metrics(Reply<String>),
     PolicyStatus(Reply<PolicyStatus>),
@@ -156,6 +164,7 @@ impl Command {
             | Command::Explain { .. }
             | Command::History { .. }
             | Command::TraceSubscribe { .. }
+            | Command::AccountSubscribe { .. }
             | Command::Metrics(_)
             | Command::PolicyStatus(_)
             | Command::PolicyEval { .. }
@@ -189,6 +198,7 @@ impl Command {
             Command::Explain { .. } => "explain",
             Command::History { .. } => "history",
             Command::TraceSubscribe { .. } => "trace",
+            Command::AccountSubscribe { .. } => "account",
             Command::Metrics(_) => "metrics",
             Command::PolicyStatus(_) => "policy_status",
             Command::PolicyReload { .. } => "policy_reload",

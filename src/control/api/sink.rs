@@ -51,6 +51,11 @@ impl Sink {
         }
     }
 
+    /// Its reader keeps up: half of the queue is free.
+    pub fn has_room(&self) -> bool {
+        self.queue.capacity() * 2 >= self.queue.max_capacity()
+    }
+
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }

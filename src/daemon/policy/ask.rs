@@ -1,5 +1,6 @@
 //! Questions of the engine, hook by hook, until there is a verdict.
 
+use super::super::account::Account;
 use super::super::reactor::Reactor;
 use super::verdict::Resolved;
 use super::{Again, Policy, Question, facts, verdict};
@@ -29,6 +30,7 @@ impl Reactor {
         let now = self.now();
         Asking {
             engine: &mut self.engine,
+            account: Some(&mut self.account),
             policy: &mut self.policy,
             now,
         }
@@ -61,11 +63,17 @@ impl Reactor {
 /// The engine and the plugins at one moment: the daemon's, or those of a replay.
 pub(in crate::daemon) struct Asking<'a> {
     pub engine: &'a mut Engine,
+    /// A replay keeps none.
+    pub account: Option<&'a mut Account>,
     pub policy: &'a mut Policy,
     pub now: Time,
 }
 
 impl Asking<'_> {
+    pub(super) fn hear(&mut self, event: Event, at: Time) {
+        Account::hear_if_kept(self.account.as_deref_mut(), self.engine, event, at);
+    }
+
     /// The engine asks about a tap.
     pub(in crate::daemon) fn ask_port(&mut self, index: Ifindex, ticket: u64, why: Why) {
         let mapping = self
@@ -157,7 +165,7 @@ impl Asking<'_> {
             .is_some_and(|tap| self.engine.desired().mapping_for(&tap.name).is_some());
         verdict.network = question.network.filter(|_| !mapped);
         let now = self.now;
-        self.engine.handle(
+        self.hear(
             Event::PortVerdict {
                 index,
                 ticket: question.ticket,
@@ -239,11 +247,11 @@ impl Asking<'_> {
             ticket: reply.seq,
             verdict: Box::new(verdict),
         };
-        self.engine.handle(event, now);
+        self.hear(event, now);
         if !taps.is_empty() {
             // Their answers may have been made without the tags.
             let networks = Vec::new();
-            self.engine.handle(Event::Invalidate { taps, networks }, now);
+            self.hear(Event::Invalidate { taps, networks }, now);
         }
     }
 
@@ -271,7 +279,7 @@ impl Asking<'_> {
                     Ok(Some(Resolved::New(network))) => {
                         let id = network.id.clone();
                         let now = self.now;
-                        self.engine.handle(Event::SetNetwork(network), now);
+                        self.hear(Event::SetNetwork(network), now);
                         Some(id)
                     }
                     Ok(None) => None,

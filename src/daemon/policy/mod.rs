@@ -255,6 +255,6 @@ impl Reactor {
         let now = self.now();
         self.policy.restart_timers(now);
         let usage = self.policy.usage();
-        self.engine.handle(Event::PolicyChanged(usage), now);
+        self.hear(Event::PolicyChanged(usage), now);
     }
 }

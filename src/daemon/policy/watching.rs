@@ -43,7 +43,7 @@ impl Asking<'_> {
             .map(|n| n.id.clone())
             .collect();
         let now = self.now;
-        self.engine.handle(Event::Invalidate { taps, networks }, now);
+        self.hear(Event::Invalidate { taps, networks }, now);
     }
 
     /// Timers and second questions that are due.
@@ -61,7 +61,7 @@ impl Asking<'_> {
             false
         });
         if !taps.is_empty() || !networks.is_empty() {
-            self.engine.handle(Event::Invalidate { taps, networks }, now);
+            self.hear(Event::Invalidate { taps, networks }, now);
         }
         let mut ticks = Vec::new();
         for (name, every, at) in &mut self.policy.timers {

@@ -1,5 +1,8 @@
 //! `tapwire replay`: a recording through the engine, without touching a kernel.
 //!
+//! A recording of a running daemon holds its account of itself: `exact` decides again what it decided, and compares. For a
+//! recording without, or to see what another configuration would have done, there is what follows.
+//!
 //! The engine is the daemon's own. Around it, everything that the daemon's loop does is simulated from the recording:
 //! its listing is the snapshot, its messages are the events, its stamps are the clock, and every operation succeeds at
 //! once (`world`, `execute`). So what is printed is what a daemon with the given configuration would have decided, had
@@ -8,7 +11,9 @@
 //! The recorded daemon's own effects are in the recording too. They do not confuse the replay (`merge` says why); a
 //! requester's port id is not needed to know them, and link messages carry none.
 
+mod exact;
 mod execute;
+mod line;
 mod merge;
 mod plugins;
 mod tape;
@@ -22,111 +27,36 @@ use crate::engine::Engine;
 use crate::engine::event::{Action, Event, Loss, Snapshot};
 use crate::engine::note::Note;
 use crate::engine::service::ServiceState;
-use crate::engine::view::PortCounts;
 use crate::kernel;
 use crate::model::Time;
 use crate::observed::Change;
-use crate::plan::op::Op;
-use crate::plan::{Key, Plan};
-use crate::policy::LoadReport;
+use crate::plan::Plan;
 use crate::policy::api::Hook;
-use crate::telemetry::record::RecordError;
 use crate::telemetry::trace::{self, Tracer};
-use serde_json::Value;
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
-use tape::{Tape, What};
+use tape::What;
 use world::World;
+
+pub use exact::{Checked, check};
+use line::owner;
+pub use line::{Line, Operation, Owner, ReplayError, Summary};
+pub use tape::Tape as Recording;
+use tape::Tape;
 
 /// The engine looks at each key once in a round, and comes to rest after a few (the longest way is an address move).
 /// One that does not would repeat itself for ever on a kernel that answers at once.
 const MAX_ROUNDS: u32 = 100;
 
-/// What the replay has to say, in order.
-#[derive(Debug)]
-pub enum Line {
-    /// A recorded message, in the words of `trace`.
-    Event(trace::Line),
-    /// Messages are missing; how many, if that is known.
-    Loss { at: Time, lost: Option<u64> },
-    /// An operation that the daemon would have asked the kernel for.
-    Operation(Box<Operation>),
-    /// What the engine made of it: states, drift, pruning.
-    Note(Box<Note>),
-    /// A plugin's hook begins to fail; something else stands in for its answers.
-    Plugin {
-        at: Time,
-        plugin: String,
-        hook: Hook,
-        error: String,
-    },
-}
-
-#[derive(Debug)]
-pub struct Operation {
-    pub at: Time,
-    pub cause: u64,
-    pub owner: Owner,
-    pub op: Op,
-    /// Its parts, for programs.
-    pub args: Value,
-}
-
-/// Whose plan an operation belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    Tap {
-        ifindex: u32,
-        name: String,
-    },
-    Network(String),
-    /// What all gateways share.
-    Gateways,
-    /// A device of ours that nothing needs any more.
-    Orphan(String),
-    /// The spoof guard's table.
-    Guard,
-}
-
-/// How it went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Summary {
-    /// Messages, those of listings included.
-    pub messages: u64,
-    pub undecodable: u64,
-    pub operations: u64,
-    /// From the first packet to the last.
-    pub took: Duration,
-    /// At the end.
-    pub ports: PortCounts,
-    /// False: it is not known which links were there before the first event.
-    pub begins_with_listing: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    #[error(transparent)]
-    Policy(#[from] LoadReport),
-    #[error("cannot print")]
-    Print(#[from] io::Error),
-    #[error("the engine does not come to rest at {at} s, its last operation is: {last}")]
-    Restless { at: Time, last: String },
-}
-
-/// Plays a recording to its end, or up to where it is damaged; that damage is then the error. `prune_after` as in the
-/// configuration.
+/// Plays a recording to its end. `prune_after` as in the configuration.
 pub fn replay(
-    recording: impl Read,
+    tape: &Recording,
     desired: Desired,
     plugins: &PolicySettings,
     prune_after: Option<Duration>,
-    mut tell: impl FnMut(Line) -> io::Result<()>,
+    tell: &mut dyn FnMut(Line) -> io::Result<()>,
 ) -> Result<Summary, ReplayError> {
-    let mut tape = Tape::read(recording)?;
-    let damage = tape.damage.take();
     let mut engine = Engine::new(desired, prune_after, Time::ZERO);
     engine.handle(Event::SourcesInSync, Time::ZERO);
     let mut policy = Policy::replayed(plugins)?;
@@ -135,13 +65,13 @@ pub fn replay(
     let begins_with_listing =
         matches!(tape.entries.first(), Some(entry) if matches!(entry.what, What::Listing(_)));
     let mut player = Player {
-        tape: &tape,
+        tape,
         engine,
         policy,
         failing: BTreeSet::new(),
         world: World::default(),
         tracer: Tracer::new(),
-        tell: &mut tell,
+        tell,
         position: 0,
         untold: VecDeque::new(),
         summary: Summary {
@@ -150,10 +80,7 @@ pub fn replay(
         },
     };
     player.play()?;
-    match damage {
-        Some(damage) => Err(damage.into()),
-        None => Ok(player.summary),
-    }
+    Ok(player.summary)
 }
 
 struct Player<'a> {
@@ -344,20 +271,7 @@ impl Player<'_> {
     }
 
     fn operations(&mut self, plan: &Plan, at: Time) -> Result<(), ReplayError> {
-        let name_of = |index| {
-            let link = self.engine.observed().link(index);
-            link.map(|l| l.name.to_string()).unwrap_or_default()
-        };
-        let owner = match &plan.key {
-            Key::Port(index) => Owner::Tap {
-                ifindex: index.get(),
-                name: name_of(*index),
-            },
-            Key::Network(id) | Key::Gateway(id) => Owner::Network(id.to_string()),
-            Key::Gateways => Owner::Gateways,
-            Key::Orphan(index) => Owner::Orphan(name_of(*index)),
-            Key::Guard => Owner::Guard,
-        };
+        let owner = owner(&plan.key, self.engine.observed());
         for step in &plan.steps {
             self.summary.operations += 1;
             (self.tell)(Line::Operation(Box::new(Operation {
@@ -366,6 +280,7 @@ impl Player<'_> {
                 owner: owner.clone(),
                 op: step.op.clone(),
                 args: rows::op_args(&step.op),
+                error: None,
             })))?;
         }
         Ok(())

@@ -12,6 +12,7 @@ impl Player<'_> {
         self.policy.set_clock(wall);
         Asking {
             engine: &mut self.engine,
+            account: None,
             policy: &mut self.policy,
             now,
         }

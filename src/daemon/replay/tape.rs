@@ -7,6 +7,7 @@
 //! The whole recording is held: a device that the replayed engine makes gets the index under which the recording will
 //! tell of it, and that is further on.
 
+use crate::daemon::account::checksum;
 use crate::kernel::decode;
 use crate::kernel::wire::{Message, Messages};
 use crate::kernel::{self};
@@ -37,9 +38,13 @@ pub struct Tape {
     pub entries: Vec<Entry>,
     /// The first packet's stamp, in microseconds since 1970.
     pub start_us: u64,
+    /// What the daemon told of itself, line by line.
+    pub account: Vec<Box<str>>,
     /// Where the file stops making sense; the entries before it are good.
     pub damage: Option<RecordError>,
     births: BTreeMap<LinkName, Vec<Birth>>,
+    /// Where the event of this checksum is. Of several that are the same, any is as good.
+    sums: BTreeMap<u64, usize>,
 }
 
 /// A device that was not there before.
@@ -55,7 +60,8 @@ impl Tape {
     pub fn read(from: impl Read) -> Result<Self, RecordError> {
         let mut tape = Self::default();
         let mut sorter = Sorter::default();
-        for packet in Reader::open(from)? {
+        let mut reader = Reader::open(from)?;
+        for packet in &mut reader {
             match packet {
                 Ok(packet) => sorter.sort(&packet, &mut tape.entries),
                 Err(damage) => tape.damage = Some(damage),
@@ -63,8 +69,41 @@ impl Tape {
         }
         sorter.end_listing(&mut tape.entries);
         tape.start_us = sorter.start.unwrap_or_default();
+        tape.account = reader.take_account();
         tape.births = births(&tape.entries);
+        if !tape.account.is_empty() {
+            let raw = tape.entries.iter().enumerate();
+            let sums = raw.filter_map(|(position, entry)| match &entry.what {
+                What::Event(raw) => Some((checksum(raw), position)),
+                _ => None,
+            });
+            tape.sums = sums.collect();
+        }
         Ok(tape)
+    }
+
+    /// The event of this checksum, raw.
+    pub fn message(&self, checksum: u64) -> Option<&[u8]> {
+        match &self.entries.get(*self.sums.get(&checksum)?)?.what {
+            What::Event(raw) => Some(raw),
+            _ => None,
+        }
+    }
+
+    /// What was there before the first event, raw.
+    pub fn first_listing(&self) -> Option<&[Box<[u8]>]> {
+        match &self.entries.first()?.what {
+            What::Listing(rows) => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// How often messages are missing.
+    pub fn losses(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| matches!(entry.what, What::Loss(_)))
+            .count()
     }
 
     /// A listing right behind a loss is complete: what it does not list is gone.

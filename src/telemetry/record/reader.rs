@@ -1,7 +1,7 @@
 //! Reading a recording, from anybody: every length is checked before it is believed.
 
 use super::{
-    BYTE_ORDER, COOKED, Direction, ENHANCED_PACKET, INTERFACE, LINK_TYPE, OPTION_DROPS, OPTION_END,
+    ACCOUNT, BYTE_ORDER, COOKED, Direction, ENHANCED_PACKET, INTERFACE, LINK_TYPE, OPTION_DROPS, OPTION_END,
     OPTION_RESOLUTION, SECTION,
 };
 use std::io::{self, Read};
@@ -42,6 +42,8 @@ pub enum Problem {
     Interface(u32),
     #[error("a packet of {0} bytes that does not fit its block")]
     PacketLength(u32),
+    #[error("a line of the daemon's account that is no text")]
+    Account,
     #[error("a time resolution of 10^-{0} s or finer")]
     Resolution(u8),
 }
@@ -68,6 +70,7 @@ pub struct Reader<R: Read> {
     from: R,
     offset: u64,
     interfaces: Vec<Interface>,
+    account: Vec<Box<str>>,
     ended: bool,
 }
 
@@ -78,6 +81,7 @@ impl<R: Read> Reader<R> {
             from,
             offset: 0,
             interfaces: Vec::new(),
+            account: Vec::new(),
             ended: false,
         };
         match reader.block() {
@@ -85,6 +89,11 @@ impl<R: Read> Reader<R> {
             Ok(_) => Err(reader.at(0, Problem::NotPcapng)),
             Err(error) => Err(error),
         }
+    }
+
+    /// The lines of the daemon's account in what was read so far, in order.
+    pub fn take_account(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.account)
     }
 
     fn at(&self, offset: u64, problem: Problem) -> RecordError {
@@ -239,6 +248,7 @@ impl<R: Read> Reader<R> {
                         return Ok(Some(packet));
                     }
                 }
+                ACCOUNT => self.account.push(account(&body).map_err(here)?),
                 // Statistics, names, whatever comes: nothing to replay.
                 _ => {}
             }
@@ -257,6 +267,13 @@ impl<R: Read> Iterator for Reader<R> {
         self.ended = !matches!(item, Some(Ok(_)));
         item
     }
+}
+
+fn account(body: &[u8]) -> Result<Box<str>, Problem> {
+    let len = word(body, 0).ok_or(Problem::ShortBlock)? as usize;
+    let line = body.get(4..).and_then(|rest| rest.get(..len));
+    let line = line.and_then(|line| std::str::from_utf8(line).ok());
+    line.map(Into::into).ok_or(Problem::Account)
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,8 +1,8 @@
 //! Writing a recording.
 
 use super::{
-    ARPHRD_NETLINK, BYTE_ORDER, COOKED, Direction, ENHANCED_PACKET, INTERFACE, LINK_TYPE, OPTION_COMMENT,
-    OPTION_DROPS, OPTION_END, OPTION_FLAGS, SECTION,
+    ACCOUNT, ARPHRD_NETLINK, BYTE_ORDER, COOKED, Direction, ENHANCED_PACKET, INTERFACE, LINK_TYPE,
+    OPTION_COMMENT, OPTION_DROPS, OPTION_END, OPTION_FLAGS, SECTION,
 };
 use std::io::{self, Write};
 
@@ -92,6 +92,18 @@ impl<W: Write> Recorder<W> {
         write_block(&mut self.to, ENHANCED_PACKET, block)?;
         self.packets += 1;
         Ok(())
+    }
+
+    /// One line of the daemon's account.
+    pub fn account(&mut self, line: &str) -> io::Result<()> {
+        let block = &mut self.block;
+        block.clear();
+        let len = u32::try_from(line.len())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a line of more than 4 GiB"))?;
+        block.extend(len.to_ne_bytes());
+        block.extend(line.as_bytes());
+        block.resize(block.len().next_multiple_of(4), 0);
+        write_block(&mut self.to, ACCOUNT, block)
     }
 
     /// Messages were lost before the next one; `None`: nobody knows how many.

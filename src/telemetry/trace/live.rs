@@ -19,6 +19,10 @@ use tokio::time::Instant;
 
 /// Between two listings after losses.
 const RESYNC_PAUSE: Duration = Duration::from_secs(1);
+/// A recording waits at its end for what the daemon has still to say: until it is silent for so long, and no longer than
+/// that.
+const SILENCE: Duration = Duration::from_millis(100);
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Datagrams read before output, the stop signal and decisions get a turn.
 const TURN: usize = 512;
 
@@ -38,6 +42,12 @@ pub enum Told {
         portids: Vec<u32>,
     },
     Decision(Decision),
+    /// A line of its account of itself (`/v1/account`), for the recording.
+    #[serde(skip)]
+    Account(Box<str>),
+    /// There is no daemon now.
+    #[serde(skip)]
+    Gone,
 }
 
 /// What to do. The recording's writer is anything; the caller finishes it.
@@ -48,6 +58,9 @@ pub struct Settings<'a, R: Write> {
     pub filter: Filter,
     pub format: Format,
     pub record: Option<&'a mut Recorder<R>>,
+    /// Called when messages are missing in the recording: the daemon's account of what it read cannot be followed any
+    /// more.
+    pub missed: &'a dyn Fn(),
 }
 
 /// How it went.
@@ -107,6 +120,7 @@ async fn run<R: Write>(
         filter,
         format,
         record,
+        missed,
     } = settings;
     // Subscribed before the listing: what changes in between is queued and told again, harmlessly.
     let watch = Watch::open(objects, receive_buffer)?;
@@ -123,6 +137,7 @@ async fn run<R: Write>(
         filter,
         format,
         record,
+        missed,
         joiner: decisions.is_some().then(Joiner::default),
         summary,
         overrun: false,
@@ -143,6 +158,14 @@ async fn run<R: Write>(
         tokio::select! {
             biased;
             () = &mut stop => {
+                // What the daemon has to say of what happened before the stop is on its way.
+                let end = Instant::now() + LAST_WORDS;
+                while session.record.is_some() && session.joiner.is_some() && Instant::now() < end {
+                    match tokio::time::timeout(SILENCE, next(&mut decisions)).await {
+                        Ok(Some(told)) => session.told(told, out)?,
+                        Ok(None) | Err(_) => break,
+                    }
+                }
                 // What is queued happened before the stop.
                 while !session.read(watch.get_mut(), out)? {}
                 if session.overrun {
@@ -152,12 +175,7 @@ async fn run<R: Write>(
                 return session.flush(out);
             }
             told = next(&mut decisions) => match told {
-                Some(Told::Sockets { portids }) => session.tracer.set_own_portids(portids),
-                Some(Told::Decision(decision)) => {
-                    if let Some(joiner) = &mut session.joiner {
-                        joiner.decide(decision);
-                    }
-                }
+                Some(told) => session.told(told, out)?,
                 None => decisions = None,
             },
             readable = watch.readable(), if drained => {
@@ -183,6 +201,7 @@ struct Session<'a, R: Write> {
     filter: Filter,
     format: Format,
     record: Option<&'a mut Recorder<R>>,
+    missed: &'a dyn Fn(),
     joiner: Option<Joiner>,
     summary: &'a mut Summary,
     overrun: bool,
@@ -215,6 +234,31 @@ impl<R: Write> Session<'_, R> {
             }
         }
         Ok(false)
+    }
+
+    fn told(&mut self, told: Told, out: &mut impl Write) -> Result<(), LiveError> {
+        match told {
+            Told::Sockets { portids } => {
+                self.tracer.set_own_portids(portids);
+                self.joiner.get_or_insert_default();
+            }
+            Told::Decision(decision) => {
+                if let Some(joiner) = &mut self.joiner {
+                    joiner.decide(decision);
+                }
+            }
+            Told::Account(line) => {
+                if let Some(record) = &mut self.record {
+                    record.account(&line).map_err(LiveError::Record)?;
+                }
+            }
+            Told::Gone => {
+                self.release(u64::MAX, out)?;
+                self.joiner = None;
+                self.tracer.set_own_portids(Vec::new());
+            }
+        }
+        Ok(())
     }
 
     fn emit(&mut self, line: Line, out: &mut impl Write) -> Result<(), LiveError> {
@@ -273,6 +317,7 @@ impl<R: Write> Session<'_, R> {
         self.summary.lost += lost.unwrap_or(0);
         if let Some(record) = &mut self.record {
             record.loss(lost);
+            (self.missed)();
         }
         self.record_snapshot(&snapshot)?;
         let lines = self

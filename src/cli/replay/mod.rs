@@ -1,26 +1,33 @@
 //! `tapwire replay`.
 
-use super::check::load_config;
-use super::context::Context;
-use super::failure::{Exit, Failure};
-use super::output::{Output, Style, count, plain};
-use crate::daemon::replay::{Line, Operation, Owner, ReplayError, Summary, replay};
+mod object;
+
+use crate::cli::check::load_config;
+use crate::cli::context::Context;
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::output::{Output, Style, count, plain};
+use crate::daemon::replay::{Checked, Line, Owner, Recording, ReplayError, Summary, check, replay};
 use crate::daemon::sources::{self, Told};
 use crate::engine::note::{Note, What};
 use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState};
+use crate::engine::view::PortCounts;
 use crate::model::Time;
 use crate::telemetry::trace::text as trace_text;
-use serde_json::{Value, json};
+use object::{checked_object, object, summary_object};
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Run a recording through the engine without touching the kernel, and print its decisions
 ///
-/// Reads what `tapwire trace --record` wrote and decides as a daemon with --config would have: its events, the
+/// Reads what `tapwire trace --record` wrote. A recording of a running daemon tells how it stood and all that it heard:
+/// its decisions are made again, exactly, and compared with what it did then; the first difference ends the replay with
+/// exit code 1. Neither a configuration nor plugins are needed for that.
+///
+/// A recording without a daemon, or any with --what-if, is decided as a daemon with --config would have: its events, the
 /// operations that the daemon would ask the kernel for, and what became of ports and networks, in order. Every operation
-/// is taken to succeed at once. The configured plugins are asked as they are now (what they keep begins empty); what was
-/// told to a daemon by command is not known.
+/// is then taken to succeed at once. The configured plugins are asked as they are now (what they keep begins empty); what
+/// was told to a daemon by command is not known.
 ///
 /// With --json one object per line: events as `trace` prints them; operations have `op`, `args` and `line`; changes of a
 /// port or network have `state`; the last object is `summary`.
@@ -28,33 +35,79 @@ use std::path::PathBuf;
 pub struct Args {
     /// The recording (pcapng, link type NETLINK)
     file: PathBuf,
+
+    /// Decide as a daemon with --config would have, whatever the recorded one did
+    #[arg(long)]
+    what_if: bool,
 }
 
 pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
-    let file = File::open(&args.file)
-        .map_err(|e| Failure::failed(format!("cannot read {}: {e}", args.file.display())))?;
-    let config = load_config(context)?;
-    let desired = sources::desired(&config, &Told::default(), &sources::host_identity());
-    let (json, out) = (context.global.json, &mut context.out);
-    let (plugins, prune_after) = (&config.policy, config.daemon.prune_after);
-    let played = replay(BufReader::new(file), desired, plugins, prune_after, |line| {
-        if json {
-            object(out, &line)
-        } else {
-            text(out, &line)
-        }
-    });
-    // What was decided up to the damage is worth having.
-    context.out.flush()?;
-    let summary = played.map_err(|error| match error {
+    let of_file = |error: ReplayError| match error {
         ReplayError::Print(error) => error.into(),
         ReplayError::Policy(report) => Failure::new(Exit::Usage, report.to_string()),
         error => Failure::from_error(Exit::Failed, &error).context(&args.file.display().to_string()),
-    })?;
+    };
+    let file = File::open(&args.file)
+        .map_err(|e| Failure::failed(format!("cannot read {}: {e}", args.file.display())))?;
+    let recording = Recording::read(BufReader::new(file)).map_err(|error| of_file(error.into()))?;
+    let losses = recording.losses();
+    if losses > 0 {
+        say(&format!(
+            "messages are missing in {} of the recording",
+            count(losses, "place")
+        ));
+    }
+    let played = if recording.account.is_empty() || args.what_if {
+        simulated(context, &recording)?
+    } else {
+        compared(context, &recording)
+    };
+    // What was decided up to the damage is worth having.
+    context.out.flush()?;
+    played.map_err(of_file)?;
+    recording
+        .damage
+        .map_or(Ok(()), |damage| Err(of_file(damage.into())))
+}
+
+type Played = Result<(), ReplayError>;
+
+fn simulated(context: &mut Context, recording: &Recording) -> Result<Played, Failure> {
+    let config = load_config(context)?;
+    let desired = sources::desired(&config, &Told::default(), &sources::host_identity());
+    let (json, out) = (context.global.json, &mut context.out);
+    let mut tell = |line: Line| print(out, json, &line);
+    let prune_after = config.daemon.prune_after;
+    let summary = match replay(recording, desired, &config.policy, prune_after, &mut tell) {
+        Ok(summary) => summary,
+        Err(error) => return Ok(Err(error)),
+    };
+    if recording.damage.is_some() {
+        return Ok(Ok(()));
+    }
     if !summary.begins_with_listing {
         say("the recording does not begin with a listing: links that were there before are not known");
     }
-    context.print(&summary_object(&summary), |out, _| summary_text(out, &summary))
+    context.print(&summary_object(&summary), |out, _| summary_text(out, &summary))?;
+    Ok(Ok(()))
+}
+
+fn compared(context: &mut Context, recording: &Recording) -> Played {
+    let (json, out) = (context.global.json, &mut context.out);
+    let checked = check(recording, &mut |line| print(out, json, &line))?;
+    match json {
+        _ if recording.damage.is_some() => Ok(()),
+        true => out.json(&checked_object(&checked)),
+        false => checked_text(out, &checked),
+    }
+    .map_err(ReplayError::Print)
+}
+
+fn print(out: &mut Output, json: bool, line: &Line) -> io::Result<()> {
+    match json {
+        true => object(out, line),
+        false => text(out, line),
+    }
 }
 
 fn say(what: &str) {
@@ -67,7 +120,7 @@ fn text(out: &mut Output, line: &Line) -> io::Result<()> {
         Line::Event(event) => {
             let stdout = io::stdout();
             let style = trace_text::Style {
-                colours: super::output::colour(&stdout),
+                colours: crate::cli::output::colour(&stdout),
                 columns: stdout.is_terminal(),
             };
             out.line(&trace_text::line(event, style))
@@ -88,8 +141,43 @@ fn text(out: &mut Output, line: &Line) -> io::Result<()> {
                 Owner::Guard => "spoof guard".to_owned(),
             };
             let owner = out.paint(Style::Dim, &format!("  # {owner}"));
-            let line = format!("{}{owner}", out.paint(Style::Bold, &operation.op.to_string()));
+            let error = operation.error.as_ref().map(|error| format!(": {error}"));
+            let error = out.paint(Style::Bad, &error.unwrap_or_default());
+            let line = format!(
+                "{}{error}{owner}",
+                out.paint(Style::Bold, &operation.op.to_string())
+            );
             said(out, operation.at, "=>", &line)
+        }
+        Line::State {
+            version,
+            links,
+            ports,
+        } => {
+            let text = format!(
+                "from here on everything that tapwire {version} heard is known ({}, {} attached)",
+                count(*links, "link"),
+                count(ports.attached, "port")
+            );
+            let text = out.paint(Style::Dim, &text);
+            out.line(&text)
+        }
+        Line::Gap { why } => {
+            let text = out.paint(
+                Style::Bad,
+                &format!("gap: {why}; what the daemon decided from here on is not known"),
+            );
+            out.line(&text)
+        }
+        Line::Difference {
+            at,
+            recorded,
+            replayed,
+        } => {
+            let recorded = out.paint(Style::Bad, recorded);
+            said(out, *at, "recorded:", &recorded)?;
+            let replayed = out.paint(Style::Bad, replayed);
+            said(out, *at, "replayed:", &replayed)
         }
         Line::Note(note) => match note_text(note) {
             Some((style, text)) => said(out, note.at, "--", &out.paint(style, &text)),
@@ -197,115 +285,45 @@ fn note_text(note: &Note) -> Option<(Style, String)> {
     })
 }
 
-fn object(out: &mut Output, line: &Line) -> io::Result<()> {
-    match line {
-        Line::Event(event) => out.line(&event.to_json().map_err(io::Error::from)?),
-        Line::Loss { at, lost } => out.json(&json!({"ts_us": at.micros(), "event": "loss", "lost": lost})),
-        Line::Operation(operation) => out.json(&operation_object(operation)),
-        Line::Note(note) => match note_object(note) {
-            Some(object) => out.json(&object),
-            None => Ok(()),
-        },
-        Line::Plugin {
-            at,
-            plugin,
-            hook,
-            error,
-        } => out.json(&json!({"ts_us": at.micros(), "plugin": plugin, "hook": hook.word(), "error": error})),
-    }
-}
-
-fn operation_object(operation: &Operation) -> Value {
-    let mut object = json!({
-        "ts_us": operation.at.micros(),
-        "cause": operation.cause,
-        "op": operation.op.name(),
-        "args": operation.args,
-        "line": operation.op.to_string(),
-    });
-    if let Some(object) = object.as_object_mut() {
-        let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
-        match &operation.owner {
-            Owner::Tap { ifindex, name } => {
-                put("tap", json!(name));
-                put("ifindex", json!(ifindex));
-            }
-            Owner::Network(id) => drop(put("network", json!(id))),
-            Owner::Gateways => drop(put("gateways", json!(true))),
-            Owner::Orphan(name) => drop(put("device", json!(name))),
-            Owner::Guard => {}
-        }
-    }
-    object
-}
-
-fn note_object(note: &Note) -> Option<Value> {
-    let (ts_us, cause) = (note.at.micros(), note.cause.0);
-    let (_, said) = note_text(note)?;
-    let text = |text: String| Some(text).filter(|text| !text.is_empty());
-    Some(match &note.what {
-        What::Port {
-            port, state, remark, ..
-        } => json!({
-            "ts_us": ts_us,
-            "cause": cause,
-            "tap": port.name.to_string(),
-            "ifindex": port.index.get(),
-            "network": port.network.as_ref().map(ToString::to_string),
-            "state": state.word(),
-            "reason": remark.as_deref().map(str::to_owned).or_else(|| text(state.to_string())),
-        }),
-        What::Network { network, state } => json!({
-            "ts_us": ts_us,
-            "cause": cause,
-            "network": network.to_string(),
-            "state": state.word(),
-            "reason": text(state.to_string()),
-        }),
-        _ => json!({"ts_us": ts_us, "cause": cause, "note": said}),
-    })
-}
-
-fn summary_object(summary: &Summary) -> Value {
-    let ports = &summary.ports;
-    json!({"summary": {
-        "messages": summary.messages,
-        "undecodable": summary.undecodable,
-        "operations": summary.operations,
-        "took_us": u64::try_from(summary.took.as_micros()).unwrap_or(u64::MAX),
-        "begins_with_listing": summary.begins_with_listing,
-        "ports": {
-            "attached": ports.attached,
-            "pending": ports.pending + ports.configuring,
-            "failed": ports.failed,
-            "conflict": ports.conflict,
-            "denied": ports.denied,
-            "unmanaged": ports.unmanaged,
-        },
-    }})
+fn checked_text(out: &mut Output, checked: &Checked) -> io::Result<()> {
+    let gaps = match checked.gaps {
+        0 => "nothing missing".to_owned(),
+        gaps => format!("{} in between", count(gaps, "gap")),
+    };
+    out.line(&format!(
+        "{} and {} from {}: each decided as the daemon did, {gaps}; at the end {}",
+        count(checked.plans, "plan"),
+        count(checked.questions, "question"),
+        count(checked.messages, "message"),
+        states(&checked.ports)
+    ))
 }
 
 fn summary_text(out: &mut Output, summary: &Summary) -> io::Result<()> {
-    let ports = &summary.ports;
+    out.line(&plain(&format!(
+        "{} messages of {:.3} s: {} operations; at the end {}",
+        summary.messages,
+        summary.took.as_secs_f64(),
+        summary.operations,
+        states(&summary.ports)
+    )))
+}
+
+fn states(ports: &PortCounts) -> String {
     let states = [
         (ports.attached, "attached"),
         (ports.pending + ports.configuring, "pending"),
         (ports.failed, "failed"),
         (ports.conflict, "in conflict"),
+        (ports.denied, "denied"),
     ];
     let states: Vec<String> = states
         .iter()
         .filter(|(number, _)| *number > 0)
         .map(|(number, word)| format!("{number} {word}"))
         .collect();
-    let states = match states.is_empty() {
+    match states.is_empty() {
         true => "no taps".to_owned(),
         false => states.join(", "),
-    };
-    out.line(&plain(&format!(
-        "{} messages of {:.3} s: {} operations; at the end {states}",
-        summary.messages,
-        summary.took.as_secs_f64(),
-        summary.operations
-    )))
+    }
 }
