@@ -35,7 +35,7 @@ pub struct Link {
 }
 
 /// RFC 2863's operational state, by the kernel's number (`linux/if.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum OperState {
     /// The driver does not say.
     #[default]
