@@ -154,7 +154,7 @@ impl Reactor {
         tracing::debug!(target: "policy", "plugins unchanged");
         if asks_again {
             let (usage, now) = (self.policy.usage(), self.now());
-            self.engine.handle(Event::PolicyChanged(usage), now);
+            self.hear(Event::PolicyChanged(usage), now);
         }
         PolicyReloadReport {
             generation: self.policy_status().generation,
