@@ -128,7 +128,13 @@ fn say(note: &Note) -> Option<String> {
         What::Failed { op, error, .. } => format!("failed: {op}: {error}"),
         What::Resync { reason } => format!("resync: {reason}"),
         What::InSync { links, taps } => format!("in sync: {links} links, {taps} taps"),
-        What::Service { network, state } => format!("network {network} service {}", state.word()),
+        What::Service { network, state } => {
+            format!(
+                "dnsmasq of {network} {}{}",
+                state.word(),
+                with(&state.to_string())
+            )
+        }
         What::Pruned { device } => format!("pruned {device}"),
         What::AddressesMoved {
             from,
@@ -167,7 +173,9 @@ fn final_state(host: &Host, text: &mut String) {
         } else {
             format!(": {reason}")
         };
-        line(format!("{} {}{reason}", network.id, state.word()));
+        let server = host.engine.service_state(&network.id);
+        let server = server.map_or_else(String::new, |s| format!(", dnsmasq {}", s.word()));
+        line(format!("{} {}{reason}{server}", network.id, state.word()));
     }
     line("= devices".to_owned());
     for device in host.kernel.devices() {

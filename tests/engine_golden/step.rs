@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 use tapwire::desired::verdict::{Denial, PortVerdict};
 use tapwire::engine::event::{Event, PolicyUse};
+use tapwire::engine::service::ServiceState;
 use tapwire::kernel::Refusal;
 use tapwire::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
@@ -124,6 +125,11 @@ pub enum Step {
         mtu: Option<i64>,
         deny: Option<String>,
         isolated: Option<bool>,
+    },
+    /// How a network's dnsmasq is: running again, or not, and why.
+    Server {
+        network: String,
+        failed: Option<String>,
     },
     /// What `tapwire plan` says.
     Plan,
@@ -357,6 +363,16 @@ impl Step {
                     networks: false,
                 }));
             }
+            Step::Server { network, failed } => host.tell(Event::Service {
+                network: NetworkId::new(&network).expect("a network id"),
+                state: match failed {
+                    Some(error) => ServiceState::Failed {
+                        error: error.into(),
+                        retry_at: None,
+                    },
+                    None => ServiceState::Running { pid: 2 },
+                },
+            }),
             Step::Plan => {
                 for planned in host.engine.preview() {
                     let _infallible = writeln!(text, "  plan: {} ({})", planned.op, planned.cause);

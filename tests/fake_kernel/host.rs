@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use tapwire::desired::Desired;
+use tapwire::desired::service::ServiceWant;
 use tapwire::desired::verdict::{NetworkVerdict, PortVerdict};
 use tapwire::engine::Engine;
 use tapwire::engine::event::{Action, Event, Loss};
 use tapwire::engine::note::Note;
 use tapwire::engine::service::ServiceState;
-use tapwire::model::{Ifindex, LinkKind, LinkName, Time};
+use tapwire::model::{Ifindex, LinkKind, LinkName, NetworkId, Time};
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::check::check;
 use tapwire::plan::op::Op;
@@ -226,14 +227,25 @@ impl Host {
                 let have = self.reading(|kernel| devices.iter().map(|d| kernel.carried(*d)).collect());
                 Event::Carried { key, have }
             }
-            Action::Serve { network, .. } => Event::Service {
+            Action::Serve {
                 network,
-                state: ServiceState::Running { pid: 1 },
-            },
-            Action::EndService { network, .. } => Event::Service {
-                network,
-                state: ServiceState::Waiting,
-            },
+                device,
+                want,
+            } => {
+                self.order(serving(&network, device, &want));
+                Event::Service {
+                    network,
+                    state: ServiceState::Running { pid: 1 },
+                }
+            }
+            Action::EndService { network, forget } => {
+                let leases = if forget { "forgotten" } else { "kept" };
+                self.order(format!("dnsmasq of {network}: ended, its leases {leases}"));
+                Event::Service {
+                    network,
+                    state: ServiceState::Waiting,
+                }
+            }
             Action::AskPort { index, ticket, .. } => {
                 let name = self.kernel.device(index).map(|d| d.link.name);
                 let verdict = name.and_then(|name| self.port_verdicts.get(&name).cloned());
@@ -253,6 +265,15 @@ impl Host {
             }
         };
         self.engine.handle(event, self.now);
+    }
+
+    /// What goes to others than the kernel.
+    fn order(&mut self, line: String) {
+        self.operations.push(Operation {
+            at: self.now,
+            line,
+            error: None,
+        });
     }
 
     fn reading<T>(
@@ -311,4 +332,29 @@ impl Host {
     pub fn take_operations(&mut self) -> Vec<Operation> {
         std::mem::take(&mut self.operations)
     }
+}
+
+/// What a network's server is told, on one line.
+fn serving(network: &NetworkId, device: Ifindex, want: &ServiceWant) -> String {
+    let prefixes = want
+        .prefixes
+        .iter()
+        .map(|p| format!("{}/{}", p.address, p.length));
+    let ports = want.reservations.iter().map(|(name, reservation)| {
+        let addresses = reservation.addresses.iter().map(ToString::to_string);
+        format!("{name} {}", addresses.collect::<Vec<_>>().join(" "))
+    });
+    let list = |items: Vec<String>| {
+        if items.is_empty() {
+            "none".to_owned()
+        } else {
+            items.join(", ")
+        }
+    };
+    format!(
+        "dnsmasq of {network}: on {}#{device} {}, reserved: {}",
+        want.interface,
+        list(prefixes.collect()),
+        list(ports.collect())
+    )
 }

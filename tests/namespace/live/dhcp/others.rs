@@ -130,13 +130,14 @@ fn networks_do_not_leak_options_names_or_leases_into_each_other() {
             Feature::Program("udhcpc")
         );
         let host = Host::here();
-        let daemon = host.daemon(&format!("{BLUE}{RED}"));
+        let blue = BLUE.replace("dns_servers = []", "dns_servers = [\"192.0.2.53\"]");
+        let daemon = host.daemon(&format!("{blue}{RED}"));
         wait_servers(&daemon, 2);
         let (vm1, vm2) = (Guest::start(&host, "tap1", VM1), Guest::start(&host, "tap2", VM2));
         host.wait_attached("tap1", "brqblue");
         host.wait_attached("tap2", "brqred");
-        let (blue, red) = (vm1.wait_lease("10.0.0.71"), vm2.wait_lease("10.1.0.72"));
-        for (key, of_blue, of_red) in [
+        let (of_blue, of_red) = (vm1.wait_lease("10.0.0.71"), vm2.wait_lease("10.1.0.72"));
+        for (key, here, there) in [
             ("domain", Some("blue.example"), None),
             ("router", Some("10.0.0.1"), None),
             ("lease", Some("86400"), Some("7200")),
@@ -145,10 +146,20 @@ fn networks_do_not_leak_options_names_or_leases_into_each_other() {
             ("dns", Some("10.0.0.1"), Some("10.1.0.1")),
             ("hostname", Some("vm1"), Some("vm2")),
         ] {
-            assert_eq!((blue.get(key), red.get(key)), (of_blue, of_red), "{key}");
+            assert_eq!((of_blue.get(key), of_red.get(key)), (here, there), "{key}");
         }
+        // Also not what is only asked from elsewhere, and nothing of the host's own.
+        let of_red =
+            fs::read_to_string(daemon.path("state/dnsmasq/net-red/dnsmasq.conf")).expect("red's file");
+        assert!(
+            !of_red.contains("server=") && !of_red.contains("blue"),
+            "{of_red}"
+        );
         let [at_blue, at_red] = ["10.0.0.1", "10.1.0.1"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
-        assert_eq!(vm1.resolve("vm2", at_blue), Vec::<IpAddr>::new());
+        assert_eq!(vm2.resolve("localhost", at_red), Vec::<IpAddr>::new());
+        let own = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
+        assert_eq!(vm2.resolve(own.trim(), at_red), Vec::<IpAddr>::new());
+        assert_eq!(vm1.resolve("vm2.blue.example", at_blue), Vec::<IpAddr>::new());
         assert_eq!(vm2.resolve("vm1", at_red), Vec::<IpAddr>::new());
         assert_eq!(vm2.resolve("vm1.blue.example", at_red), Vec::<IpAddr>::new());
         assert_eq!(
