@@ -23,7 +23,7 @@ use crate::kernel::nft::NftMonitor;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
 use crate::model::Time;
 use crate::source::{self, store::Store, watch::Watch};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -84,6 +84,8 @@ pub struct Reactor {
     /// Loads of plugins that wait for the one under way.
     pub(super) policy_loads: VecDeque<Load>,
     pub(super) policy_loading: bool,
+    /// Loads of plugins by result.
+    pub(super) policy_reloads: BTreeMap<&'static str, u64>,
     pub(super) services: super::service::Services,
     jobs: JoinSet<Continuation>,
     /// Tables, announcements.
@@ -143,6 +145,7 @@ impl Reactor {
             policy_error: None,
             policy_loads: VecDeque::new(),
             policy_loading: false,
+            policy_reloads: BTreeMap::new(),
             services,
             jobs: JoinSet::new(),
             beside: super::gateway::Beside::default(),

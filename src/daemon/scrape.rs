@@ -76,6 +76,7 @@ impl Reactor {
             sockets: sockets.collect(),
             flight_records: self.observer.flight.len() as u64,
             flight_overwritten: self.observer.flight.overwritten(),
+            policy: self.policy_snapshot(),
         };
         self.observer
             .metrics

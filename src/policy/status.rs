@@ -1,6 +1,6 @@
 //! How policy is doing: what `status` shows and metrics export.
 
-use super::api::Outcome;
+use super::api::{Hook, Outcome};
 use super::plugin::hostlib::{Metric, MetricKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -45,8 +45,24 @@ pub struct PluginStatus {
     /// Threads lost to calls that did not come back.
     pub abandoned: u32,
     pub log_lines_dropped: u64,
-    /// `host.metric`, by name with labels.
-    pub metrics: BTreeMap<String, f64>,
+    /// Calls by hook and how they ended.
+    pub by_hook: Vec<(&'static str, &'static str, u64)>,
+    /// `host.metric`.
+    pub metrics: Vec<UserMetric>,
+    /// Statements of `host.metric` that were dropped: too many series, or another kind than before.
+    pub metrics_dropped: u64,
+}
+
+/// One series of `host.metric`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UserMetric {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub kind: MetricKind,
+    /// What `inc` counted, what was `set` last, the sum of what was observed.
+    pub value: f64,
+    /// Statements so far.
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,14 +81,15 @@ const MAX_SERIES: usize = 64;
 /// One plugin's counters.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub by_outcome: BTreeMap<Outcome, u64>,
+    pub by_outcome: BTreeMap<(Hook, Outcome), u64>,
     pub cached: u64,
     pub total: Duration,
     pub max: Duration,
     pub memory: usize,
     pub last_error: Option<String>,
     pub lines_dropped: u64,
-    pub metrics: BTreeMap<String, f64>,
+    pub metrics: BTreeMap<(String, BTreeMap<String, String>), UserMetric>,
+    pub metrics_dropped: u64,
     /// Lines in the current second, for the rate limit.
     lines: (u64, u32),
 }
@@ -87,22 +104,22 @@ impl Counters {
             ..Self::default()
         }
     }
-    pub fn count(&mut self, outcome: Outcome, elapsed: Duration) {
-        *self.by_outcome.entry(outcome).or_default() += 1;
+    pub fn count(&mut self, hook: Hook, outcome: Outcome, elapsed: Duration) {
+        *self.by_outcome.entry((hook, outcome)).or_default() += 1;
         self.total += elapsed;
         self.max = self.max.max(elapsed);
     }
     pub fn calls(&self) -> u64 {
         self.by_outcome
             .iter()
-            .filter(|(o, _)| **o != Outcome::Tripped)
+            .filter(|((_, o), _)| *o != Outcome::Tripped)
             .map(|(_, n)| n)
             .sum()
     }
     pub fn failures(&self) -> u64 {
         self.by_outcome
             .iter()
-            .filter(|(o, _)| o.is_failure())
+            .filter(|((_, o), _)| o.is_failure())
             .map(|(_, n)| n)
             .sum()
     }
@@ -119,19 +136,29 @@ impl Counters {
     }
     pub fn add_metrics(&mut self, metrics: Vec<Metric>) {
         for metric in metrics {
-            let labels: Vec<_> = metric.labels.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-            let series = if labels.is_empty() {
-                metric.name
-            } else {
-                format!("{}{{{}}}", metric.name, labels.join(","))
-            };
-            if self.metrics.len() >= MAX_SERIES && !self.metrics.contains_key(&series) {
+            let same_name = |(name, _): &(String, BTreeMap<String, String>)| *name == metric.name;
+            let kind = self
+                .metrics
+                .iter()
+                .find(|(key, _)| same_name(key))
+                .map(|(_, m)| m.kind);
+            let key = (metric.name.clone(), metric.labels.clone());
+            let full = self.metrics.len() >= MAX_SERIES && !self.metrics.contains_key(&key);
+            if full || kind.is_some_and(|kind| kind != metric.kind) {
+                self.metrics_dropped += 1;
                 continue;
             }
-            let value = self.metrics.entry(series).or_default();
+            let series = self.metrics.entry(key).or_insert_with(|| UserMetric {
+                name: metric.name,
+                labels: metric.labels,
+                kind: metric.kind,
+                value: 0.0,
+                count: 0,
+            });
+            series.count += 1;
             match metric.kind {
-                MetricKind::Inc | MetricKind::Observe => *value += metric.value,
-                MetricKind::Set => *value = metric.value,
+                MetricKind::Inc | MetricKind::Observe => series.value += metric.value,
+                MetricKind::Set => series.value = metric.value,
             }
         }
     }

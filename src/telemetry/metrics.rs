@@ -7,8 +7,10 @@
 //! every Prometheus read.
 
 mod page;
+mod policy;
 mod snapshot;
 
+pub use policy::{OwnMetric, OwnValue, PluginSnapshot, PolicySnapshot};
 pub use snapshot::{Snapshot, SocketState};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -294,7 +296,7 @@ impl Metrics {
         self.service_failures.inc();
     }
 
-    /// A hook returned. `outcome`: "ok", "error", "timeout" ...
+    /// A hook was called and returned. `outcome`: "ok", "error", "deadline" ...
     pub fn hook(&self, hook: &'static str, outcome: &'static str, elapsed_us: u64) {
         self.hook
             .get_or_create(&HookLabel { hook })
@@ -307,7 +309,9 @@ impl Metrics {
         self.take(now);
         let mut page = String::with_capacity(16 << 10);
         text::encode(&mut page, &self.registry)?;
-        Ok(page::to_prometheus_text(&page))
+        let mut page = page::to_prometheus_text(&page);
+        policy::write(&mut page, &now.policy);
+        Ok(page)
     }
 
     fn take(&self, now: &Snapshot) {

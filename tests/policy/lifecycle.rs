@@ -482,7 +482,11 @@ fn metrics_and_timers_are_the_hosts_to_serve() {
     );
     ask(&mut host, tick);
     eventually("both are counted", || {
-        host.status().plugins[0].metrics.get("ticks{kind=\"x\"}") == Some(&2.0)
+        let metrics = host.status().plugins[0].metrics.clone();
+        metrics.len() == 1
+            && metrics[0].name == "ticks"
+            && metrics[0].labels["kind"] == "x"
+            && metrics[0].value == 2.0
     });
 }
 

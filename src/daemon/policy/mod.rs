@@ -77,6 +77,8 @@ pub struct Policy {
     decisions: BTreeMap<(Subject, Hook), Decision>,
     /// Plugins and hooks whose last call failed: told once, not with every tap.
     failing: BTreeSet<(String, Hook)>,
+    /// Answers in which plugins disagreed, by field.
+    conflicts: BTreeMap<String, u64>,
     calls: u64,
     errors: u64,
     seq: u64,

@@ -104,6 +104,7 @@ impl Reactor {
                 let loaded = catch_unwind(AssertUnwindSafe(|| load(&settings, running, asked_for)));
                 Box::new(move |reactor: &mut Reactor| {
                     reactor.policy_loading = false;
+                    let unchanged = matches!(loaded, Ok(Ok(Loaded::Unchanged)));
                     let answer = match loaded {
                         Ok(Ok(Loaded::Next(candidate, comparison))) => {
                             reactor.finish_reload(*candidate, &comparison, &request)
@@ -116,6 +117,13 @@ impl Reactor {
                             "loading the plugins panicked",
                         )),
                     };
+                    let result = match &answer {
+                        Ok(_) if unchanged => "unchanged",
+                        Ok(_) if request.dry_run => "dry_run",
+                        Ok(_) => "ok",
+                        Err(_) => "refused",
+                    };
+                    *reactor.policy_reloads.entry(result).or_default() += 1;
                     reactor.end_load(reply, answer);
                     reactor.begin_next_load();
                 })

@@ -5,8 +5,43 @@ use super::{Said, facts};
 use crate::control::api::{Failure, FailureKind, PluginRow, PolicyStatus, Reply as Answer, Sink, Verdict};
 use crate::model::Ifindex;
 use crate::policy::api::{Hook, Outcome, Reply, Step, Subject};
-use crate::policy::tools;
+use crate::policy::plugin::hostlib::MetricKind;
+use crate::policy::status::{Health, PluginStatus, UserMetric};
+use crate::policy::{Host, tools};
+use crate::telemetry::metrics::{OwnMetric, OwnValue, PluginSnapshot, PolicySnapshot};
 use serde_json::Value;
+use std::collections::BTreeMap;
+
+fn plugin_snapshot(plugin: PluginStatus) -> PluginSnapshot {
+    PluginSnapshot {
+        name: plugin.name,
+        calls: plugin.by_hook,
+        seconds: plugin.total_us as f64 / 1e6,
+        remembered: plugin.cached,
+        memory_bytes: plugin.memory_bytes as u64,
+        queue: plugin.queue as u64,
+        abandoned: plugin.abandoned.into(),
+        healthy: plugin.health == Health::Ok,
+        log_lines_dropped: plugin.log_lines_dropped,
+        metrics_dropped: plugin.metrics_dropped,
+        own: plugin.metrics.into_iter().map(own_metric).collect(),
+    }
+}
+
+fn own_metric(metric: UserMetric) -> OwnMetric {
+    OwnMetric {
+        name: metric.name,
+        labels: metric.labels,
+        value: match metric.kind {
+            MetricKind::Inc => OwnValue::Counter(metric.value),
+            MetricKind::Set => OwnValue::Gauge(metric.value),
+            MetricKind::Observe => OwnValue::Summary {
+                sum: metric.value,
+                count: metric.count,
+            },
+        },
+    }
+}
 
 impl Reactor {
     pub(in crate::daemon) fn count(&mut self, reply: &Reply) {
@@ -21,9 +56,11 @@ impl Reactor {
             self.policy.calls += 1;
             let failed = step.outcome.is_failure();
             self.policy.errors += u64::from(failed);
-            self.observer
-                .metrics
-                .hook(reply.hook.word(), step.outcome.word(), step.elapsed_us);
+            if !step.cached {
+                self.observer
+                    .metrics
+                    .hook(reply.hook.word(), step.outcome.word(), step.elapsed_us);
+            }
             self.tell_failure(reply.hook, step, tap);
             if let Some(index) = tap {
                 let verdict = match &step.error {
@@ -66,6 +103,10 @@ impl Reactor {
             }
         }
         for conflict in &reply.conflicts {
+            // Keys of lists and names of tags are the scripts' own: one series for each list.
+            let field = conflict.field.split('[').next().unwrap_or_default();
+            let field = if field.starts_with("tags") { "tags" } else { field };
+            *self.policy.conflicts.entry(field.to_owned()).or_default() += 1;
             tracing::warn!(target: "policy", field = %conflict.field, kept = %conflict.kept, refused = %conflict.refused, "plugins disagree");
         }
     }
@@ -115,6 +156,22 @@ impl Reactor {
                     memory_bytes: plugin.memory_bytes as u64,
                 })
                 .collect(),
+        }
+    }
+
+    /// For a scrape.
+    pub(in crate::daemon) fn policy_snapshot(&self) -> PolicySnapshot {
+        let status = self.policy.host.as_ref().map(Host::status);
+        let counted = |map: &BTreeMap<String, u64>| map.iter().map(|(k, n)| (k.clone(), *n)).collect();
+        PolicySnapshot {
+            generation: status.as_ref().map(|s| (s.generation, s.hash.clone())),
+            plugins: status
+                .into_iter()
+                .flat_map(|status| status.plugins)
+                .map(plugin_snapshot)
+                .collect(),
+            conflicts: counted(&self.policy.conflicts),
+            reloads: self.policy_reloads.iter().map(|(k, n)| (*k, *n)).collect(),
         }
     }
 

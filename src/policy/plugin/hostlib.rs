@@ -56,7 +56,8 @@ pub struct Line {
     pub fields: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MetricKind {
     Inc,
     Set,
@@ -204,13 +205,13 @@ fn metric(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
     ] {
         let effects = Arc::clone(effects);
         let record = move |_: &Lua, (name, value, labels): (String, Option<f64>, Option<Table>)| {
-            let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-                return Err(Error::runtime(
-                    "a metric's name is 1 to 64 characters of A-Z a-z 0-9 _",
-                ));
-            }
+            check_metric_name(&name)?;
             let value = match (value, kind) {
+                (Some(value), MetricKind::Inc) if value < 0.0 => {
+                    return Err(Error::runtime(
+                        "a counter only grows; host.metric.set takes any number",
+                    ));
+                }
                 (Some(value), _) if value.is_finite() => value,
                 (None, MetricKind::Inc) => 1.0,
                 _ => return Err(Error::runtime("a metric needs a finite number")),
@@ -221,6 +222,7 @@ fn metric(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
                     .map_err(|e| Error::runtime(format!("metric labels: {e}")))?,
                 None => BTreeMap::new(),
             };
+            labels.keys().try_for_each(|label| check_label_name(label))?;
             let mut effects = lock(&effects);
             if effects.metrics.len() < MAX_METRICS {
                 effects.metrics.push(Metric {
@@ -235,6 +237,38 @@ fn metric(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         metric.raw_set(function, lua.create_function(record)?)?;
     }
     Ok(metric)
+}
+
+/// As Prometheus and its linter want it; the page adds `tapwire_policy_user_` before and `_total` behind a counter.
+fn check_metric_name(name: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+        return Err(Error::runtime(
+            "a metric's name is 1 to 64 characters of a-z 0-9 _",
+        ));
+    }
+    for taken in ["_total", "_sum", "_count", "_bucket"] {
+        if name.ends_with(taken) {
+            return Err(Error::runtime(format!(
+                "metric {name}: leave out `{taken}`; it is added where it belongs"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_label_name(name: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    if !starts || name.len() > 64 || !name.chars().all(legal) {
+        return Err(Error::runtime(format!(
+            "metric label {name:?} is not a-z 0-9 _ with a letter first"
+        )));
+    }
+    if matches!(name, "plugin" | "le" | "quantile") {
+        return Err(Error::runtime(format!("metric label `{name}` is taken")));
+    }
+    Ok(())
 }
 
 fn state(lua: &Lua, effects: &SharedEffects) -> Result<Table> {

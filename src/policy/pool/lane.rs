@@ -179,7 +179,7 @@ impl Lane {
             let last = self.counters.last_error.as_ref().map_or("", |e| e.as_str());
             format!("not called, it failed too often; last: {last}")
         };
-        self.counters.count(Outcome::Tripped, Duration::ZERO);
+        self.counters.count(job.hook, Outcome::Tripped, Duration::ZERO);
         let fault = Fault::new(Outcome::Tripped, None, message);
         job.retry(crate::policy::breaker::PROBE_AFTER);
         let stand_in = self.stand_in(job, &fault, Duration::ZERO);
@@ -193,7 +193,7 @@ impl Lane {
         match &called.answer {
             Ok(verdict) => {
                 let outcome = outcome_of(verdict.as_ref());
-                self.counters.count(outcome, called.elapsed);
+                self.counters.count(job.hook, outcome, called.elapsed);
                 self.breakers.succeed(job.hook, &network);
                 let verdict = verdict.clone().map(Arc::new);
                 if let Some(read) = &called.read
@@ -216,7 +216,7 @@ impl Lane {
                 false
             }
             Err(fault) => {
-                self.counters.count(fault.outcome, called.elapsed);
+                self.counters.count(job.hook, fault.outcome, called.elapsed);
                 self.counters.last_error = Some(format!("{}: {fault}", job.hook));
                 let tripped = self.breakers.fail(job.hook, &network, fault.outcome, now);
                 if job.hook.decides() {

@@ -251,11 +251,18 @@ fn lane_status(lane: &Lane) -> PluginStatus {
         calls: lane.counters.calls(),
         cached: lane.counters.cached,
         failures: lane.counters.failures(),
-        outcomes: lane
+        outcomes: lane.counters.by_outcome.iter().fold(
+            std::collections::BTreeMap::new(),
+            |mut sum, ((_, outcome), n)| {
+                *sum.entry(outcome.word()).or_default() += n;
+                sum
+            },
+        ),
+        by_hook: lane
             .counters
             .by_outcome
             .iter()
-            .map(|(outcome, n)| (outcome.word(), *n))
+            .map(|((hook, outcome), n)| (hook.word(), outcome.word(), *n))
             .collect(),
         total_us: micros(lane.counters.total),
         max_us: micros(lane.counters.max),
@@ -263,7 +270,8 @@ fn lane_status(lane: &Lane) -> PluginStatus {
         queue: lane.waiting(),
         abandoned: lane.abandoned,
         log_lines_dropped: lane.counters.lines_dropped,
-        metrics: lane.counters.metrics.clone(),
+        metrics: lane.counters.metrics.values().cloned().collect(),
+        metrics_dropped: lane.counters.metrics_dropped,
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Snapshot {
     pub sockets: Vec<SocketState>,
     pub flight_records: u64,
     pub flight_overwritten: u64,
+    pub policy: super::PolicySnapshot,
 }
 
 /// A netlink socket as the kernel sees it (`/proc/net/netlink`).

@@ -36,8 +36,47 @@ fn page() -> String {
             }],
             flight_records: 40,
             flight_overwritten: 0,
+            policy: policy(),
         })
         .unwrap()
+}
+
+fn policy() -> PolicySnapshot {
+    let own = |name: &str, value| OwnMetric {
+        name: name.into(),
+        labels: [("tap".to_owned(), "a\"b\\c\nd".to_owned())].into(),
+        value,
+    };
+    let plugin = |name: &str, own| PluginSnapshot {
+        name: name.into(),
+        calls: vec![("port", "ok", 3), ("port", "error", 1)],
+        seconds: 0.25,
+        remembered: 40,
+        memory_bytes: 500_000,
+        queue: 1,
+        healthy: true,
+        own,
+        ..PluginSnapshot::default()
+    };
+    let counter = own("denied", OwnValue::Counter(2.0));
+    let gauge = own("mtu_bytes", OwnValue::Gauge(1450.0));
+    let summary = own("rows", OwnValue::Summary { sum: 7.5, count: 2 });
+    PolicySnapshot {
+        generation: Some((3, "00ff".into())),
+        plugins: vec![
+            plugin("mtu", vec![counter.clone(), gauge, summary]),
+            // The second of two kinds of one name is left out; the same kind stands beside the first's.
+            plugin(
+                "site",
+                vec![
+                    counter,
+                    own("mtu_bytes", OwnValue::Summary { sum: 1.0, count: 1 }),
+                ],
+            ),
+        ],
+        conflicts: vec![("mtu".into(), 1)],
+        reloads: vec![("ok", 2), ("refused", 1)],
+    }
 }
 
 /// Names of the samples, and of the families.
@@ -90,6 +129,21 @@ fn the_names_are_these_and_a_change_of_one_is_a_change_of_the_contract() {
             "tapwire_socket_queued_bytes gauge",
             "tapwire_flight_recorder_records gauge",
             "tapwire_flight_recorder_overwritten_total counter",
+            "tapwire_policy_generation_info gauge",
+            "tapwire_policy_hook_total counter",
+            "tapwire_policy_hook_seconds_total counter",
+            "tapwire_policy_remembered_total counter",
+            "tapwire_policy_memory_bytes gauge",
+            "tapwire_policy_queue_depth gauge",
+            "tapwire_policy_threads_abandoned_total counter",
+            "tapwire_policy_healthy gauge",
+            "tapwire_policy_log_lines_dropped_total counter",
+            "tapwire_policy_metrics_dropped_total counter",
+            "tapwire_policy_conflicts_total counter",
+            "tapwire_policy_reload_total counter",
+            "tapwire_policy_user_denied_total counter",
+            "tapwire_policy_user_mtu_bytes gauge",
+            "tapwire_policy_user_rows summary",
         ]
     );
     for sample in [
@@ -98,9 +152,19 @@ fn the_names_are_these_and_a_change_of_one_is_a_change_of_the_contract() {
         "tapwire_ops_total{op=\"attach\",outcome=\"EXFULL\"} 1\n",
         "tapwire_socket_drops_total{socket=\"links\"} 7\n",
         "tapwire_attach_seconds_bucket{le=\"0.0005\"} 1\n",
+        "tapwire_policy_hook_total{plugin=\"mtu\",hook=\"port\",outcome=\"error\"} 1\n",
+        "tapwire_policy_user_denied_total{plugin=\"site\",tap=\"a\\\"b\\\\c\\nd\"} 2\n",
+        "tapwire_policy_user_rows_sum{plugin=\"mtu\",tap=\"a\\\"b\\\\c\\nd\"} 7.5\n",
     ] {
         assert!(page.contains(sample), "{sample}\n{page}");
     }
+}
+
+/// Nothing of it without plugins.
+#[test]
+fn without_plugins_the_page_has_no_line_about_them() {
+    let page = Metrics::new().encode(&Snapshot::default()).unwrap();
+    assert!(!page.contains("policy"), "{page}");
 }
 
 #[test]

@@ -207,3 +207,46 @@ fn admit_is_given_what_would_change_and_who_wants_it() {
         }
     });
 }
+
+#[test]
+fn what_a_plugin_counts_is_on_the_metrics_page() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugin(
+            &host,
+            "return { api = 1, port = function(ctx)\n\
+             host.metric.inc('taps', nil, { network = ctx.network.id })\n\
+             host.metric.set('mtu_bytes', 1400)\n\
+             host.metric.observe('length', #ctx.link.name)\n\
+             return { mtu = 1400 } end }",
+        );
+        let _taps = [host.tap("tap0"), host.tap("tap1")];
+        daemon.wait_port("tap0", "attached");
+        daemon.wait_port("tap1", "attached");
+        let page = String::from_utf8_lossy(&daemon.output(&["metrics"]).stdout).into_owned();
+        let number = |series: &str| {
+            let line = page.lines().find_map(|line| line.strip_prefix(series));
+            line.and_then(|n| n.trim().parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("no {series}\n{page}"))
+        };
+        // Once for each tap, and again when the new bridge's MTU changed.
+        let calls = number("tapwire_policy_hook_total{plugin=\"site\",hook=\"port\",outcome=\"ok\"}");
+        assert!(calls >= 2.0, "{page}");
+        assert_eq!(
+            number("tapwire_policy_user_taps_total{plugin=\"site\",network=\"blue\"}"),
+            calls
+        );
+        assert_eq!(
+            number("tapwire_policy_user_length_sum{plugin=\"site\"}"),
+            4.0 * calls
+        );
+        for line in [
+            "tapwire_policy_user_mtu_bytes{plugin=\"site\"} 1400",
+            "tapwire_policy_healthy{plugin=\"site\"} 1",
+            "tapwire_policy_reload_total{result=\"ok\"} 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+    });
+}
