@@ -118,7 +118,7 @@ fn the_plugin_example_is_the_same_everywhere_and_decides_what_is_said_of_it() {
         .unwrap()
         .1;
     let config = config::load_str(&toml, &site.path().join("tapwire.toml")).unwrap();
-    let report = tools::check(&[], &config.policy);
+    let report = tools::check(&[], &config.policy, &[]);
     assert_eq!(report.code, 0, "{report}");
 
     let context = |network: &str| Context {

@@ -11,6 +11,8 @@ mod bench;
 mod hostile;
 #[path = "policy/lifecycle.rs"]
 mod lifecycle;
+#[path = "policy/mistakes.rs"]
+mod mistakes;
 #[path = "policy/remembered.rs"]
 mod remembered;
 #[path = "policy/tools.rs"]

@@ -106,7 +106,7 @@ fn check_lists_the_effective_order_or_every_problem() {
     let bench = Bench::new(&[("20-b.lua", &port("")), ("10-a.lua", &port(""))]);
     let mut config = bench.config.clone();
     config.plugins = vec![bench.dir.path().to_owned()];
-    let report = tools::check(&[], &config);
+    let report = tools::check(&[], &config, &[]);
     assert_eq!(report.code, 0);
     assert!(
         report.lines[0].starts_with("1. a (") && report.lines[2].starts_with("2. b ("),
@@ -114,7 +114,7 @@ fn check_lists_the_effective_order_or_every_problem() {
     );
     std::fs::write(bench.path("10-a.lua"), "return { api = 2 }").unwrap();
     std::fs::write(bench.path("20-b.lua"), "return {").unwrap();
-    let report = tools::check(&[], &config);
+    let report = tools::check(&[], &config, &[]);
     assert_eq!((report.code, report.lines.len()), (2, 2), "{report}");
 }
 

@@ -17,7 +17,19 @@ use std::path::{Path, PathBuf};
 
 /// `paths` empty: the plugins of the configuration.
 pub fn check(context: &mut Context, paths: &[PathBuf]) -> Result<(), Failure> {
-    let report = tools::check(paths, &settings(context, paths)?);
+    let mut networks = Vec::new();
+    let config = match names_plugins_alone(context, paths) {
+        true => PolicySettings::default(),
+        false => {
+            let config = load_config(context)?;
+            for network in &config.networks {
+                networks.push(network.value.id.to_string());
+                networks.extend(network.value.name.as_deref().map(str::to_owned));
+            }
+            config.policy
+        }
+    };
+    let report = tools::check(paths, &config, &networks);
     finish(context, &report)
 }
 
@@ -67,9 +79,14 @@ pub fn types(context: &mut Context, directory: &Path) -> Result<(), Failure> {
     })
 }
 
-/// `[policy]`. Plugins named on the command line also work where no configuration is.
+/// Plugins named on the command line also work where no configuration is.
+fn names_plugins_alone(context: &Context, paths: &[PathBuf]) -> bool {
+    !paths.is_empty() && context.global.config.is_none() && !context.config_path().exists()
+}
+
+/// `[policy]`.
 fn settings(context: &mut Context, paths: &[PathBuf]) -> Result<PolicySettings, Failure> {
-    if !paths.is_empty() && context.global.config.is_none() && !context.config_path().exists() {
+    if names_plugins_alone(context, paths) {
         return Ok(PolicySettings::default());
     }
     Ok(load_config(context)?.policy)

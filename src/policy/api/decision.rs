@@ -281,6 +281,7 @@ impl Verdict {
                 Ok(Verdict::Resolve(verdict))
             }
             Hook::Network => {
+                elsewhere(&value, NetworkVerdict::FIELDS, PortVerdict::FIELDS, Hook::Port)?;
                 let verdict = NetworkVerdict::decode(value)?;
                 for (i, rule) in verdict.fdb.iter().enumerate() {
                     let checked = match rule.kind() {
@@ -301,6 +302,7 @@ impl Verdict {
                         format!("unknown field `{flag}`; port flags are written port = {{ {flag} = ... }}");
                     return Err(Misshapen::new(problem));
                 }
+                elsewhere(&value, PortVerdict::FIELDS, NetworkVerdict::FIELDS, Hook::Network)?;
                 let verdict = PortVerdict::decode(value)?;
                 check_port(&verdict)?;
                 Ok(Verdict::Port(verdict))
@@ -309,6 +311,17 @@ impl Verdict {
             Hook::Observe | Hook::Tick => ObserveVerdict::decode(value).map(Verdict::Observe),
             Hook::Attached | Hook::Detached | Hook::Drift | Hook::Lease => Err(Misshapen::new(WATCHING_ONLY)),
         }
+    }
+}
+
+/// A field that `other` decides and this hook does not.
+fn elsewhere(value: &Json, own: &[&str], others: &[&str], other: Hook) -> Result<(), Misshapen> {
+    let misplaced = |key: &&String| !own.contains(&key.as_str()) && others.contains(&key.as_str());
+    match value.as_object().and_then(|map| map.keys().find(misplaced)) {
+        Some(key) => Err(Misshapen::new(format!(
+            "unknown field `{key}`; it is decided by the hook `{other}`"
+        ))),
+        None => Ok(()),
     }
 }
 

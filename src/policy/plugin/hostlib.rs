@@ -3,6 +3,7 @@
 //! Nothing here acts: log lines, metrics and state writes are collected in `Effects` and leave with the answer, and are
 //! dropped when the call fails.
 
+use super::hostcall;
 use crate::policy::api::{API, API_MIN};
 use crate::policy::lift::{Bounds, lift};
 use crate::policy::shape::Decode;
@@ -117,16 +118,13 @@ pub fn build(lua: &Lua, effects: &SharedEffects, maps: &BTreeMap<String, Arc<Jso
     host.raw_set("metric", metric(lua, effects)?)?;
     host.raw_set("state", state(lua, effects)?)?;
     host.raw_set("net", net(lua)?)?;
-    host.raw_set("map", map(lua, maps)?)?;
-    host.raw_set(
-        "hash",
-        lua.create_function(|_, text: mlua::LuaString| {
-            // FNV-1a, 32 bits: the same on every host and release, exact as a Lua number.
-            Ok(text.as_bytes().iter().fold(0x811c_9dc5_u32, |h, b| {
-                (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-            }))
-        })?,
-    )?;
+    map(lua, &host, maps)?;
+    hostcall::add(lua, &host, "host", "hash", |_, text: mlua::LuaString| {
+        // FNV-1a, 32 bits: the same on every host and release, exact as a Lua number.
+        Ok(text.as_bytes().iter().fold(0x811c_9dc5_u32, |h, b| {
+            (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+        }))
+    })?;
     Ok(host)
 }
 
@@ -150,8 +148,9 @@ fn log(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
             say(&effects, level, plain_text(&message), fields);
             Ok(())
         };
-        log.raw_set(name, lua.create_function(write)?)?;
+        hostcall::add(lua, &log, "host.log", name, write)?;
     }
+    hostcall::close(lua, &log, "host.log")?;
     Ok(log)
 }
 
@@ -234,8 +233,9 @@ fn metric(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
             }
             Ok(())
         };
-        metric.raw_set(function, lua.create_function(record)?)?;
+        hostcall::add(lua, &metric, "host.metric", function, record)?;
     }
+    hostcall::close(lua, &metric, "host.metric")?;
     Ok(metric)
 }
 
@@ -281,7 +281,7 @@ fn state(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         drop(effects);
         value.map_or(Ok(Value::Nil), |value| lua.to_value_with(&value, lua_options()))
     };
-    state.raw_set("get", lua.create_function(get)?)?;
+    hostcall::add(lua, &state, "host.state", "get", get)?;
     let shared = Arc::clone(effects);
     let set = move |_: &Lua, (key, value): (String, Value)| {
         let value = match value {
@@ -308,7 +308,8 @@ fn state(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         effects.writes.push((key, value));
         Ok(())
     };
-    state.raw_set("set", lua.create_function(set)?)?;
+    hostcall::add(lua, &state, "host.state", "set", set)?;
+    hostcall::close(lua, &state, "host.state")?;
     Ok(state)
 }
 
@@ -335,29 +336,25 @@ fn net(lua: &Lua) -> Result<Table> {
         // A shift by the full width (prefix length 0) leaves nothing to compare.
         Ok((base ^ ip).checked_shr(width - length).unwrap_or(0) == 0)
     };
-    net.raw_set("cidr_contains", lua.create_function(contains)?)?;
-    net.raw_set(
-        "mac_parse",
-        lua.create_function(|_, text: String| {
-            Ok(text.parse::<crate::model::Mac>().ok().map(|mac| mac.to_string()))
-        })?,
-    )?;
-    net.raw_set(
-        "ip_parse",
-        lua.create_function(|lua, text: String| match text.parse::<IpAddr>() {
-            Ok(ip) => {
-                let table = lua.create_table()?;
-                table.raw_set("family", if ip.is_ipv4() { 4 } else { 6 })?;
-                table.raw_set("text", ip.to_string())?;
-                Ok(Some(table))
-            }
-            Err(_) => Ok(None),
-        })?,
-    )?;
+    hostcall::add(lua, &net, "host.net", "cidr_contains", contains)?;
+    hostcall::add(lua, &net, "host.net", "mac_parse", |_, text: String| {
+        Ok(text.parse::<crate::model::Mac>().ok().map(|mac| mac.to_string()))
+    })?;
+    let ip_parse = |lua: &Lua, text: String| match text.parse::<IpAddr>() {
+        Ok(ip) => {
+            let table = lua.create_table()?;
+            table.raw_set("family", if ip.is_ipv4() { 4 } else { 6 })?;
+            table.raw_set("text", ip.to_string())?;
+            Ok(Some(table))
+        }
+        Err(_) => Ok(None),
+    };
+    hostcall::add(lua, &net, "host.net", "ip_parse", ip_parse)?;
+    hostcall::close(lua, &net, "host.net")?;
     Ok(net)
 }
 
-fn map(lua: &Lua, maps: &BTreeMap<String, Arc<Json>>) -> Result<mlua::Function> {
+fn map(lua: &Lua, host: &Table, maps: &BTreeMap<String, Arc<Json>>) -> Result<()> {
     let tables = lua.create_table()?;
     let mut names = Vec::new();
     for (name, contents) in maps {
@@ -368,13 +365,12 @@ fn map(lua: &Lua, maps: &BTreeMap<String, Arc<Json>>) -> Result<mlua::Function> 
         tables.raw_set(name.as_str(), table)?;
         names.push(name.clone());
     }
-    lua.create_function(
-        move |_, name: String| match tables.raw_get::<Value>(name.as_str())? {
-            Value::Nil => {
-                let hint = crate::policy::shape::did_you_mean(&name, names.iter().map(String::as_str));
-                Err(Error::runtime(format!("no map `{name}` in [policy.maps]{hint}")))
-            }
-            table => Ok(table),
-        },
-    )
+    let find = move |_: &Lua, name: String| match tables.raw_get::<Value>(name.as_str())? {
+        Value::Nil => {
+            let hint = crate::policy::shape::did_you_mean(&name, names.iter().map(String::as_str));
+            Err(Error::runtime(format!("no map `{name}` in [policy.maps]{hint}")))
+        }
+        table => Ok(table),
+    };
+    hostcall::add(lua, host, "host", "map", find)
 }

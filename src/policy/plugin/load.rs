@@ -1,6 +1,8 @@
 //! From a source file to a running state: compile, run the file once, read its manifest, check its options.
 
 use super::fault::Fault;
+use super::hint;
+use super::hostcall;
 use super::hostlib::{self, Effects, SharedEffects};
 use super::manifest::{Manifest, check_name};
 use super::options;
@@ -79,7 +81,8 @@ pub fn load(
             return problem(None, "stopped while loading: its CPU time is used up".into());
         }
         let fault = Fault::from_lua(&error);
-        problem(fault.place, fault.message)
+        let line = fault.place.as_deref().and_then(|place| source.line(place));
+        problem(fault.place.clone(), hint::explained(&fault.message, line))
     };
     let effects: SharedEffects = Arc::new(Mutex::new(Effects::default()));
     let (lua, environment, config) = prepare(source, around, kill, &effects).map_err(raised)?;
@@ -95,13 +98,22 @@ pub fn load(
         let found = returned.type_name();
         return Err(problem(
             None,
-            format!("the file must return a table, it returned {found}"),
+            format!(
+                "the file must return a table, it returned {found}; does it end with `return {{ api = 1, ... }}`?"
+            ),
         ));
     };
     let (functions, data) = split(&table).map_err(|m| problem(None, m))?;
     let mut hooks = Vec::new();
     let mut called: [Option<Function>; Hook::ALL.len()] = Default::default();
     let mut migrate = None;
+    if let Some(name) = data
+        .as_object()
+        .and_then(|d| d.keys().find(|k| Hook::from_word(k).is_some()))
+    {
+        let message = format!("`{name}` is a hook, so a function: {name} = function(ctx) return ... end");
+        return Err(problem(place_of(source, name), message));
+    }
     for (name, function) in functions {
         let line = function.info().line_defined.unwrap_or(1);
         if name == "migrate" {
@@ -178,10 +190,8 @@ fn prepare(
     )?;
     config.set_metatable(Some(early))?;
     host.raw_set("config", &config)?;
-    for name in ["log", "metric", "state", "net", "features"] {
-        host.raw_get::<Table>(name)?.set_readonly(true);
-    }
-    host.set_readonly(true);
+    host.raw_get::<Table>("features")?.set_readonly(true);
+    hostcall::close(&lua, &host, "host")?;
     sandbox.define("host", host)?;
     sandbox.define("print", hostlib::print(&lua, effects)?)?;
     // `require` needs the environment, which exists only once the globals are closed: it is set there.

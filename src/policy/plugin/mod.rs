@@ -2,6 +2,8 @@
 
 pub mod fault;
 mod given;
+pub mod hint;
+mod hostcall;
 pub mod hostlib;
 pub mod load;
 pub mod manifest;

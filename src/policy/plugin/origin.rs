@@ -38,9 +38,28 @@ impl Origins {
         format!("{} {}:{}", self.plugin, self.shown, self.line(hook, path))
     }
 
+    /// "plugins/mtu.lua:14" for a field path, without the plugin.
+    pub fn place(&self, hook: Hook, path: &str) -> String {
+        format!("{}:{}", self.shown, self.line(hook, path))
+    }
+
     /// "plugins/mtu.lua:14", the hook itself.
     pub fn hook(&self, hook: Hook) -> String {
         format!("{}:{}", self.shown, self.start(hook))
+    }
+
+    /// Is there a `return` between the hook's start and the next hook, or the end of the file?
+    pub fn returns(&self, hook: Hook) -> bool {
+        let start = self.start(hook);
+        let end = self
+            .hooks
+            .iter()
+            .map(|(_, line)| *line)
+            .find(|line| *line > start);
+        let lines = self.text.lines().skip(start.saturating_sub(1));
+        lines
+            .take(end.map_or(usize::MAX, |end| end - start + 1))
+            .any(|line| line.split("--").next().unwrap_or(line).contains("return"))
     }
 
     fn start(&self, hook: Hook) -> usize {

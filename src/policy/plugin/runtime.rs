@@ -2,9 +2,12 @@
 
 use super::fault::Fault;
 use super::given::Giver;
+use super::hint;
 use super::hostlib::{self, Effects, SharedEffects, lua_options};
 use super::load::Plugin;
+use super::origin::Origins;
 use super::sandbox::KillSwitch;
+use super::source::Source;
 use super::store::Kept;
 use crate::policy::api::context::{Context, Part};
 use crate::policy::api::decision::Verdict;
@@ -12,6 +15,7 @@ use crate::policy::api::{Hook, Outcome};
 use crate::policy::lift::{Bounds, lift};
 use crate::policy::memory::give_memory_back;
 use crate::policy::settings::Limits;
+use crate::policy::shape::Misshapen;
 use crate::policy::tools::coverage::Lines;
 use mlua::serde::LuaSerdeExt;
 use mlua::{Function, Lua, Value};
@@ -67,7 +71,8 @@ pub struct Runtime {
     effects: SharedEffects,
     kill: Arc<KillSwitch>,
     limits: Limits,
-    shown: Arc<str>,
+    source: Source,
+    origins: Arc<Origins>,
     giver: Giver,
     /// The file as a function, where lines are counted.
     main: Option<Function>,
@@ -98,7 +103,8 @@ impl Runtime {
             effects,
             kill,
             limits,
-            shown: Arc::clone(&plugin.source.shown),
+            source: plugin.source.clone(),
+            origins: Arc::clone(&plugin.origins),
             giver,
             main: None,
             out_of_memory: None,
@@ -138,7 +144,7 @@ impl Runtime {
             self.lua.gc_step().map(|_| ())
         };
         if let Err(error) = collected {
-            tracing::warn!(%error, plugin_file = %self.shown, "garbage collection failed");
+            tracing::warn!(%error, plugin_file = %self.source.shown, "garbage collection failed");
         }
         if before.saturating_sub(self.used_memory()) > KEPT_GARBAGE {
             give_memory_back();
@@ -148,7 +154,7 @@ impl Runtime {
     /// Adds the lines run so far; nothing unless it was loaded with `Coverage::Lines`.
     pub fn coverage(&self, lines: &mut Lines) {
         if let Some(main) = &self.main {
-            main.coverage(|info| lines.add(&self.shown, &info.hits));
+            main.coverage(|info| lines.add(&self.source.shown, &info.hits));
         }
     }
 
@@ -208,14 +214,18 @@ impl Runtime {
         if returned.is_nil() {
             return Ok(None);
         }
-        let invalid = |e: crate::policy::shape::Misshapen| {
-            let line = function.info().line_defined.unwrap_or(1);
-            Fault::new(
-                Outcome::Invalid,
-                Some(format!("{}:{line}", self.shown)),
-                e.to_string(),
-            )
+        let invalid = |e: Misshapen| {
+            // Where the field is written, as far as that can be told; else where the hook starts.
+            let place = self.origins.place(hook, e.field());
+            Fault::new(Outcome::Invalid, Some(place), e.to_string())
         };
+        if !returned.is_table() {
+            let problem = format!(
+                "the hook returned a {}; it must return a table of what it wants, or nil",
+                returned.type_name()
+            );
+            return Err(invalid(Misshapen::new(problem)));
+        }
         let value = lift(&returned, Bounds::RESULT).map_err(invalid)?;
         Verdict::decode(hook, value).map(Some).map_err(invalid)
     }
@@ -239,7 +249,11 @@ impl Runtime {
                     format!("out of memory, the limit is {budget} MiB"),
                 )
             }
-            _ => fault,
+            _ => {
+                let line = fault.place.as_deref().and_then(|place| self.source.line(place));
+                let message = hint::explained(&fault.message, line);
+                Fault { message, ..fault }
+            }
         }
     }
 
@@ -272,7 +286,7 @@ impl Runtime {
         let table = table.map_err(|e| fault(&e))?;
         let _armed = Limit::arm(&self.lua, self.limits.memory).map_err(|e| fault(&e))?;
         let returned: Value = migrate.call((table, old.version)).map_err(|e| fault(&e))?;
-        let invalid = |text: String| Fault::new(Outcome::Invalid, Some(self.shown.to_string()), text);
+        let invalid = |text: String| Fault::new(Outcome::Invalid, Some(self.source.shown.to_string()), text);
         match lift(&returned, Bounds::RESULT) {
             Ok(Json::Object(values)) => next.values = values,
             Ok(Json::Array(list)) if list.is_empty() => {}

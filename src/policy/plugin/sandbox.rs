@@ -6,6 +6,7 @@
 //! loop it does not reach is `table.move`, which is range-checked here.
 
 use super::source::Source;
+use crate::policy::shape::did_you_mean;
 use mlua::chunk::{ChunkMode, Compiler};
 use mlua::{Error, Function, Lua, LuaOptions, Result, StdLib, Table, Value, VmState};
 use std::sync::Arc;
@@ -114,14 +115,22 @@ impl Sandbox {
     pub fn close(self) -> Result<(Lua, Table)> {
         let Sandbox { lua, globals } = self;
         let strict = lua.create_table()?;
+        let mut known = Vec::new();
+        for pair in globals.pairs::<String, Value>() {
+            known.push(pair?.0);
+        }
         strict.raw_set(
             "__index",
-            lua.create_function(|_, (_, name): (Value, Value)| {
-                Err::<(), _>(Error::runtime(format!(
-                    "unknown global `{}`{}",
-                    name_of(&name),
-                    advice(&name_of(&name))
-                )))
+            lua.create_function(move |_, (_, name): (Value, Value)| {
+                let name = name_of(&name);
+                let mut hint = advice(&name).to_owned();
+                if hint.is_empty() {
+                    hint = did_you_mean(&name, known.iter().map(String::as_str));
+                }
+                if hint.is_empty() {
+                    hint = "; a local is known below its `local` only".to_owned();
+                }
+                Err::<(), _>(Error::runtime(format!("unknown global `{name}`{hint}")))
             })?,
         )?;
         strict.raw_set("__metatable", false)?;

@@ -141,6 +141,17 @@ impl Source {
         }
     }
 
+    /// The text at "plugins/mtu.lua:14", here or in a module.
+    pub fn line(&self, place: &str) -> Option<&str> {
+        let (file, number) = place.rsplit_once(':')?;
+        let text: &str = if *file == *self.shown {
+            &self.text
+        } else {
+            &self.library.values().find(|module| module.shown == file)?.text
+        };
+        text.lines().nth(number.parse::<usize>().ok()?.checked_sub(1)?)
+    }
+
     fn at(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.path);
         self

@@ -64,6 +64,15 @@ impl Misshapen {
             problem: problem.into(),
         }
     }
+    /// The field in question: the last one of the path, or an unknown one that the problem names.
+    pub fn field(&self) -> &str {
+        let unknown = self.problem.strip_prefix("unknown field `");
+        match unknown.and_then(|rest| rest.split('`').next()) {
+            Some(name) => name,
+            None => &self.path,
+        }
+    }
+
     /// The same problem, seen from one level further out.
     #[must_use]
     pub fn inside(mut self, key: impl fmt::Display) -> Self {
@@ -357,7 +366,7 @@ mod tests {
         assert_eq!(fails(json!({"mtu": 1450.5})), "mtu: 1450.5 is not a whole number");
         assert_eq!(
             fails(json!({"macs": {"mac": "a"}})),
-            "macs: expected a list, found table with keys {\"mac\":\"a\"}"
+            "macs: expected a list (one entry is written { { ... } }), found table with keys {\"mac\":\"a\"}"
         );
     }
 

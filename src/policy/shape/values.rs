@@ -95,7 +95,11 @@ impl<T: Shaped> Shaped for Vec<T> {
 impl<T: Decode> Decode for Vec<T> {
     fn decode(value: Json) -> Result<Self, Misshapen> {
         let Json::Array(list) = value else {
-            return Err(wrong("a list", &value));
+            let list = match value {
+                Json::Object(_) => "a list (one entry is written { { ... } })",
+                _ => "a list",
+            };
+            return Err(wrong(list, &value));
         };
         if list.len() > MAX_ITEMS {
             return Err(Misshapen::new(format!(

@@ -2,12 +2,14 @@
 
 use super::Report;
 use crate::config::PolicySettings;
+use crate::model::name::matches_bytes;
 use crate::policy::generation::load;
+use crate::policy::shape::did_you_mean;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Checks the plugins of `config`, or `paths` in their place.
-pub fn check(paths: &[PathBuf], config: &PolicySettings) -> Report {
+/// Checks the plugins of `config`, or `paths` in their place. `networks`: ids and names of the configured ones.
+pub fn check(paths: &[PathBuf], config: &PolicySettings, networks: &[String]) -> Report {
     let config = with_paths(paths, config);
     let loaded = match load(&config, &BTreeMap::new()) {
         Ok(loaded) => loaded,
@@ -29,6 +31,23 @@ pub fn check(paths: &[PathBuf], config: &PolicySettings) -> Report {
                 plugin.name
             ));
         }
+        for hook in plugin.hooks.iter().filter(|hook| hook.decides()) {
+            if !plugin.origins.returns(*hook) {
+                report.line(format!(
+                    "   warning: {}: hook {hook} has no `return`, so it never decides anything",
+                    plugin.origins.hook(*hook)
+                ));
+            }
+        }
+        for pattern in plugin.manifest.when.iter().flat_map(|when| &when.network.0) {
+            let known = |name: &String| matches_bytes(pattern.as_bytes(), name.as_bytes());
+            if !networks.is_empty() && !networks.iter().any(known) {
+                let hint = did_you_mean(pattern, networks.iter().map(String::as_str));
+                report.line(format!(
+                    "   warning: when.network: no network `{pattern}` is configured{hint}"
+                ));
+            }
+        }
         if let Some(reads) = &plugin.manifest.reads {
             let parts: Vec<_> = reads.iter().map(|part| part.word()).collect();
             report.line(format!(
@@ -47,7 +66,7 @@ pub fn check(paths: &[PathBuf], config: &PolicySettings) -> Report {
         ));
         if !test.exists() {
             report.line(format!(
-                "   note: no {} beside it",
+                "   note: no {} beside it, so no hook was tried",
                 test.file_name().unwrap_or_default().to_string_lossy()
             ));
         }

@@ -26,6 +26,21 @@ pub fn eval(config: &PolicySettings, hook: Hook, context: Context) -> Evaluation
         Ok(loaded) => loaded,
         Err(report) => return wrong(Report::wrong(report)),
     };
+    // Who has a say by its hooks, but not here.
+    let left_aside: Vec<String> = loaded
+        .members
+        .iter()
+        .filter(|member| member.plugin.hooks.contains(&hook))
+        .filter(|member| {
+            member
+                .plugin
+                .manifest
+                .when
+                .as_ref()
+                .is_some_and(|when| !when.matches(&context))
+        })
+        .map(|member| format!("{} was not asked: its `when` does not match", member.plugin.name))
+        .collect();
     let bench = Bench::start(loaded.members, loaded.around);
     let request = Request {
         r#gen: 0,
@@ -36,7 +51,11 @@ pub fn eval(config: &PolicySettings, hook: Hook, context: Context) -> Evaluation
     };
     match bench.ask(request) {
         Some(reply) => Evaluation {
-            report: describe(&reply),
+            report: {
+                let mut report = describe(&reply);
+                report.lines.extend(left_aside);
+                report
+            },
             json: as_json(&reply),
         },
         None => wrong(Report::wrong("no answer")),

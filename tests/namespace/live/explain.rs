@@ -159,7 +159,10 @@ fn the_last_line_names_the_true_cause_of_failures_that_are_really_there() {
             daemon.wait_port(name, "pending");
         }
         let policy = format!("(hook port, {folder}/policy.lua:9)");
-        let broken = format!("{folder}/broken.lua:7: attempt to index nil with 'name'");
+        let broken = format!(
+            "{folder}/broken.lua:7: `ctx.link.alias` is nil, it has no `name`; \
+             parts that do not apply are nil, so test it first"
+        );
         let causes = [
             ("tap-blue", NOTHING_TO_DO.to_owned()),
             (
