@@ -115,7 +115,12 @@ pub(super) fn derive(
             (uplink, asked.or(underlay_mtu))
         }
     };
+    let asked_of_nic = match &uplink {
+        UplinkWant::Vlan { .. } => verdict.and_then(|v| v.uplink_mtu).or(asked),
+        _ => None,
+    };
     Ok(SegmentWant {
+        asked_of_nic,
         bridge: BridgeWant {
             name: shared.name,
             make: true,

@@ -1,4 +1,6 @@
 //! What a network's bridge and uplink should be.
+//!
+//! Length: one derivation for all types of networks, and the shapes that it fills.
 
 use super::Desired;
 use super::aware;
@@ -20,6 +22,8 @@ pub struct SegmentWant {
     pub uplink: UplinkWant,
     /// What the segment's ports should have when nobody says otherwise; `None`: as they come.
     pub mtu: Option<Mtu>,
+    /// The MTU that the network's interface must have because somebody said so; `None`: the network follows the interface.
+    pub asked_of_nic: Option<Mtu>,
     /// Text of `ifalias` on what we make.
     pub made: Box<str>,
     /// Text of `ifalias` on what we find and take over.
@@ -35,6 +39,14 @@ pub struct SharedWant {
 }
 
 impl SegmentWant {
+    /// The interface below, where the network has a say about its MTU.
+    pub fn nic(&self) -> Option<Ifindex> {
+        match self.uplink {
+            UplinkWant::Flat { index, .. } => Some(index),
+            UplinkWant::Vlan { parent_index, .. } => Some(parent_index),
+            _ => None,
+        }
+    }
     /// The marks of its bridge: a shared one is nobody's own.
     pub fn bridge_marks(&self) -> Marks {
         match self.shared {
@@ -293,6 +305,11 @@ pub fn derive_segment(
             (UplinkWant::None, asked, own_mac(""))
         }
     };
+    let asked_of_nic = match &uplink {
+        UplinkWant::Flat { .. } => asked,
+        UplinkWant::Vlan { .. } => verdict.and_then(|v| v.uplink_mtu).or(asked),
+        _ => None,
+    };
     let moved_from = match &uplink {
         UplinkWant::Flat { name, .. } => Some(*name),
         _ => None,
@@ -309,6 +326,7 @@ pub fn derive_segment(
         },
         uplink,
         mtu,
+        asked_of_nic,
         made: owned::alias_made(&network.id, moved_from.as_ref()),
         adopted: owned::alias_adopted(&network.id, moved_from.as_ref()),
         shared: None,

@@ -12,7 +12,7 @@ use super::backoff::{self, Fight};
 use super::event::{Action, Failure, FailureClass};
 use super::note::What;
 use super::state::PortState;
-use crate::desired::guard::Entry;
+use crate::desired::guard::{Entry, derive_guard};
 use crate::desired::port::{PortIntent, is_managed};
 use crate::model::{Ifindex, LinkName, Time};
 use crate::plan::guard::{GuardHave, GuardedPort, TableHave};
@@ -121,17 +121,27 @@ impl Engine {
     fn guarded_ports(&self) -> Vec<GuardedPort> {
         let mut ports = Vec::new();
         for (index, tap) in &self.taps {
-            if let PortIntent::Attach(want) = &tap.intent
-                && let Some(entries) = &want.guard
-                && self.observed.link(*index).is_some()
-            {
-                ports.push(GuardedPort {
-                    index: *index,
-                    entries: entries.to_vec(),
-                });
+            if self.observed.link(*index).is_none() {
+                continue;
             }
+            let entries = match &tap.intent {
+                PortIntent::Attach(want) => want.guard.as_deref().map(<[Entry]>::to_vec),
+                // One that policy denies now still forwards, and not unguarded.
+                _ if self.is_on_its_bridge(*index) => self.guard_of_mapping(&tap.name),
+                _ => None,
+            };
+            ports.extend(entries.map(|entries| GuardedPort {
+                index: *index,
+                entries,
+            }));
         }
         ports
+    }
+
+    fn guard_of_mapping(&self, name: &LinkName) -> Option<Vec<Entry>> {
+        let mapping = self.desired.mapping_for(name)?;
+        let entries = derive_guard(mapping, self.desired.mode.shared().is_some());
+        (!entries.is_empty()).then_some(entries)
     }
 
     pub(super) fn look_at_guard(&mut self, now: Time) -> Option<Action> {

@@ -1,4 +1,6 @@
 //! What the kernel and the sources tell, and whom it concerns.
+//!
+//! Length: one function for each thing that can be told.
 
 use super::backoff::Fight;
 use super::event::{Snapshot, Why};
@@ -59,6 +61,10 @@ impl Engine {
         let may_block = blocks_others(before) || blocks_others(link);
         if let Some(tap) = self.taps.get_mut(&index) {
             if let Some(change) = change {
+                if change.master.is_some() {
+                    // The kernel dropped the port's entries with the port.
+                    tap.fdb.clear();
+                }
                 let port = tap.label(index);
                 self.notes.push(Note {
                     at: now,
@@ -66,6 +72,9 @@ impl Engine {
                     what: What::TapChanged { port, change },
                 });
             }
+            let entries = (renamed && tap.has_entries())
+                .then(|| tap.intent.network().cloned())
+                .flatten();
             if renamed {
                 tap.name = name;
                 // A new name is a new question.
@@ -75,6 +84,9 @@ impl Engine {
                 tap.ask_again(Why::Change);
             }
             self.mark_tap(index, cause);
+            if let Some(id) = entries {
+                self.mark_segment(&id, cause);
+            }
         } else if managed {
             self.adopt_tap(index, name, cause, now);
         } else if resized && Mark::read(link.alias.as_deref()).is_foreign() {
@@ -121,7 +133,8 @@ impl Engine {
                 network: tap.intent.network().cloned(),
             };
             if let Some(id) = tap.intent.network() {
-                self.release(&id.clone(), link.index, now);
+                self.release(id, link.index, now);
+                self.mark_entries(id, &tap, cause);
             }
             self.release_sub_users(tap.trunk.as_deref(), link.index, now);
             if let Some(at) = tap.retry_at {
@@ -133,6 +146,7 @@ impl Engine {
         self.sub_interface_gone(link, cause);
         self.idle.remove(&link.index);
         self.left_behind.remove(&link.index);
+        self.raised.remove(&link.index);
         self.end_waits_for(&link.name);
         self.mark_watchers(&link.name, cause);
         if blocks_others(link) {

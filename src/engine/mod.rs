@@ -22,6 +22,7 @@ mod gateway;
 mod guard;
 mod kernel;
 mod needed;
+mod nic;
 pub mod note;
 mod original;
 mod orphan;
@@ -100,6 +101,7 @@ pub struct Engine {
     prune_check_at: Option<Time>,
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
+    raised: BTreeMap<Ifindex, nic::Raised>,
     guard: guard::Guard,
     gateways: gateway::Gateways,
     /// Addresses that reading found to be nobody's to move, by device: as long as the mirror shows just these, there is
@@ -144,6 +146,7 @@ impl Engine {
             prune_check_at: None,
             prune_after,
             give_back: None,
+            raised: BTreeMap::new(),
             guard: guard::Guard::default(),
             gateways: gateway::Gateways::default(),
             left_behind: BTreeMap::new(),

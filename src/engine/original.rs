@@ -1,11 +1,14 @@
-//! How a tap was before policy said otherwise, so that a plugin that goes leaves nothing behind.
+//! How a tap, or a bridge, was before policy said otherwise, so that a plugin that goes leaves nothing behind.
 //!
 //! Remembered in the moment a verdict first sets a field, put back when no verdict sets it any more, and then
 //! forgotten: from there on the field is the operator's again. Not kept across a restart: then the present values are
 //! all there is to know.
 
 use crate::desired::port::PortWant;
-use crate::model::{Link, Mtu, PortFlags};
+use crate::desired::segment::BridgeWant;
+use crate::model::{Ifindex, Link, LinkKind, Mtu, PortFlags};
+use crate::observed::Observed;
+use crate::plan::op::LinkChange;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Original {
@@ -13,6 +16,8 @@ pub struct Original {
     alias: Option<Box<str>>,
     tx_queue_len: Option<u32>,
     mtu: Option<u32>,
+    /// A verdict has set the MTU, not just the network.
+    mtu_by_policy: bool,
 }
 
 impl Original {
@@ -22,10 +27,10 @@ impl Original {
             // A new bridge port starts with the kernel's flags, whatever it had elsewhere.
             self.flags = PortFlags::default();
         }
-        let have = if joins {
-            PortFlags::NEW_PORT
-        } else {
-            link.port.unwrap_or_default()
+        // What is not told yet of a port is how the kernel made it.
+        let have = match link.port {
+            Some(have) if !joins => have,
+            _ => PortFlags::NEW_PORT,
         };
         let known = self.flags;
         let each = |said: Option<bool>, original: Option<bool>, have: Option<bool>| match (said, original) {
@@ -52,6 +57,11 @@ impl Original {
         }
     }
 
+    /// A verdict sets the MTU, or none does.
+    pub fn note_policy(&mut self, sets_mtu: bool) {
+        self.mtu_by_policy |= sets_mtu;
+    }
+
     /// All is as wanted: forget what nobody sets.
     pub fn settle(&mut self, want: &PortWant, segment_mtu: Option<Mtu>) {
         let keep =
@@ -60,6 +70,100 @@ impl Original {
         self.alias.take_if(|_| want.alias.is_none());
         self.tx_queue_len.take_if(|_| want.tx_queue_len.is_none());
         self.mtu.take_if(|_| want.mtu.or(segment_mtu).is_none());
+        self.mtu_by_policy &= self.mtu.is_some();
+    }
+}
+
+impl Original {
+    /// What a tap that belongs nowhere any more gets back of what policy changed. Its bridge port, and with it the flags,
+    /// are gone; an MTU that was its network's it keeps.
+    pub fn leave(&mut self, link: &Link) -> LinkChange {
+        self.flags = PortFlags::default();
+        let back = LinkChange {
+            mtu: self
+                .mtu
+                .filter(|_| self.mtu_by_policy)
+                .filter(|mtu| *mtu != link.mtu)
+                .and_then(|mtu| Mtu::new(i64::from(mtu)).ok()),
+            alias: self
+                .alias
+                .clone()
+                .filter(|alias| link.alias.as_deref().unwrap_or_default() != &**alias),
+            tx_queue_len: self.tx_queue_len.filter(|length| *length != link.tx_queue_len),
+            ..LinkChange::default()
+        };
+        if back == LinkChange::default() {
+            *self = Self::default();
+        }
+        back
+    }
+}
+
+/// How a network's bridge was. One that is made with what policy says would have had the kernel's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BridgeOriginal {
+    /// Of which bridge; none: of the one that is being made.
+    of: Option<Ifindex>,
+    mtu: Option<Mtu>,
+    ageing_time: Option<u32>,
+    multicast_snooping: Option<bool>,
+    vlan_filtering: Option<bool>,
+}
+
+/// Hundredths of a second (`br_dev_setup`).
+const AGEING_TIME: u32 = 30_000;
+const MTU: i64 = 1500;
+
+impl BridgeOriginal {
+    /// As `Original::complete`.
+    pub fn complete(&mut self, want: &mut BridgeWant, observed: &Observed) {
+        let link = observed.by_name(&want.name);
+        let is_it = match (link, self.of) {
+            (None, of) => of.is_none(),
+            // The one that was being made; or nothing is remembered.
+            (Some(_), None) => true,
+            (Some(link), Some(of)) => link.index == of,
+        };
+        if !is_it {
+            *self = Self::default();
+        }
+        self.of = link.map(|link| link.index);
+        let have = match link.map(|link| &link.kind) {
+            Some(LinkKind::Bridge(have)) => *have,
+            _ => crate::model::BridgeAttributes::default(),
+        };
+        let mtu = Mtu::new(link.map_or(MTU, |link| i64::from(link.mtu))).ok();
+        let wanted = &mut want.attributes;
+        complete(&mut want.mtu, &mut self.mtu, mtu);
+        let ageing_time = have.ageing_time.or(Some(AGEING_TIME));
+        complete(&mut wanted.ageing_time, &mut self.ageing_time, ageing_time);
+        let snooping = have.multicast_snooping.or(Some(true));
+        complete(
+            &mut wanted.multicast_snooping,
+            &mut self.multicast_snooping,
+            snooping,
+        );
+        let filtering = have.vlan_filtering.or(Some(false));
+        complete(&mut wanted.vlan_filtering, &mut self.vlan_filtering, filtering);
+    }
+
+    /// As `Original::settle`; `said`: the want before it was completed.
+    pub fn settle(&mut self, said: &BridgeWant) {
+        self.mtu.take_if(|_| said.mtu.is_none());
+        self.ageing_time
+            .take_if(|_| said.attributes.ageing_time.is_none());
+        self.multicast_snooping
+            .take_if(|_| said.attributes.multicast_snooping.is_none());
+        self.vlan_filtering
+            .take_if(|_| said.attributes.vlan_filtering.is_none());
+    }
+}
+
+fn complete<T: Copy>(want: &mut Option<T>, original: &mut Option<T>, have: Option<T>) {
+    match (*want, *original) {
+        (Some(_), None) => *original = have,
+        (None, Some(_)) => *want = *original,
+        _ => {}
     }
 }
 

@@ -9,6 +9,7 @@ use super::state::SegmentState;
 use super::{Engine, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
+use crate::desired::verdict::NetworkVerdict;
 use crate::engine::note::What;
 use crate::model::{Ifindex, NetworkId, Time, Vni};
 use crate::plan::forwarding::{ForwardingHave, plan_forwarding};
@@ -31,7 +32,7 @@ impl Engine {
                 entry.moving = None;
             }
             self.set_segment_state(id, SegmentState::Idle, now);
-            return None;
+            return self.leave_nic(id, cause);
         }
         if entry.retry_at.is_some_and(|at| at > now) {
             return None;
@@ -51,8 +52,17 @@ impl Engine {
         }
         self.settle_vid(id, cause);
         let network = self.desired.network(id)?;
-        let verdict = self.segments.get(id)?.verdict.verdict();
-        let want = match derive_segment(&self.desired, &self.observed, network, verdict) {
+        let entry = self.segments.get(id)?;
+        let verdict = entry.verdict.verdict();
+        // A move of the host's addresses that has begun is not stopped half-way.
+        let undenied = verdict
+            .filter(|v| v.deny.is_some() && entry.moving.is_some())
+            .map(|v| NetworkVerdict {
+                deny: None,
+                ..v.clone()
+            });
+        let verdict = undenied.as_ref().or(verdict);
+        let mut want = match derive_segment(&self.desired, &self.observed, network, verdict) {
             Ok(want) => want,
             Err(waiting) => {
                 self.set_segment_state(
@@ -74,6 +84,12 @@ impl Engine {
             self.set_segment_state(id, SegmentState::Configuring, now);
             return orphan::begin_give_back(self, bridge, uplink);
         }
+        let said = want.bridge.clone();
+        if want.bridge.make && want.shared.is_none() {
+            let entry = self.segments.get_mut(id)?;
+            entry.original.complete(&mut want.bridge, &self.observed);
+        }
+        let nic = self.ask_of_nic(id, Some(&want));
         let mut plan = match plan_segment(&want, &self.observed) {
             Ok(plan) => plan,
             Err(Conflict { reason, .. }) => {
@@ -100,6 +116,8 @@ impl Engine {
         {
             return None;
         }
+        self.note_raise(&want, &plan.ops);
+        plan.ops.extend(nic.and_then(|nic| self.lower_nic(nic)));
         if !plan.ops.is_empty() {
             self.set_segment_state(id, SegmentState::Configuring, now);
             return Some(Action::Execute(self.segment_plan(id, cause, plan.ops)));
@@ -120,8 +138,19 @@ impl Engine {
                 return Some(action);
             }
         }
+        if let Some(entry) = self.segments.get_mut(id) {
+            entry.original.settle(&said);
+        }
         self.settle_ready(id, &want, bridge, cause, now);
         None
+    }
+
+    /// A network that is not used asks nothing of its interface.
+    fn leave_nic(&mut self, id: &NetworkId, cause: CauseId) -> Option<Action> {
+        self.segments.get(id)?.asked_of_nic?;
+        let nic = self.ask_of_nic(id, None)?;
+        let op = self.lower_nic(nic)?;
+        Some(Action::Execute(self.segment_plan(id, cause, vec![op])))
     }
 
     /// `vni`: on the device of many networks, which one's entries.
@@ -238,6 +267,7 @@ impl Engine {
     /// The network is not wanted any more: its taps are told, its devices are left to the pruning.
     fn drop_segment(&mut self, id: &NetworkId, cause: CauseId, now: Time) -> Option<Action> {
         self.mark_users(id, cause);
+        let last = self.leave_nic(id, cause);
         if let Some(entry) = self.segments.get(id)
             && entry.users.is_empty()
         {
@@ -254,7 +284,7 @@ impl Engine {
         } else {
             self.set_segment_state(id, SegmentState::Idle, now);
         }
-        None
+        last
     }
 
     pub(super) fn set_segment_state(&mut self, id: &NetworkId, state: SegmentState, now: Time) {

@@ -1,11 +1,13 @@
 //! What the engine remembers of a tap and of a segment.
+//!
+//! Length: the states with their words, and what is remembered of a tap and of a network.
 
 pub use super::asked::Asked;
 pub use super::gateway::GatewayState;
 
 use super::backoff::Fight;
 use super::event::Why;
-use super::original::Original;
+use super::original::{BridgeOriginal, Original};
 use crate::desired::port::{PortIntent, PortWant};
 use crate::desired::segment::SegmentWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
@@ -130,6 +132,12 @@ impl Tap {
         self.verdict.verdict().map(|verdict| &**verdict)
     }
 
+    /// Policy put entries on its network's VXLAN device.
+    pub fn has_entries(&self) -> bool {
+        self.verdict()
+            .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty())
+    }
+
     /// Policy's answer is old; it holds until there is a new one.
     pub fn ask_again(&mut self, why: Why) {
         if self.verdict != Asked::Never {
@@ -252,6 +260,10 @@ pub struct SegmentEntry {
     pub moving_between: Option<(Ifindex, Ifindex)>,
     /// As it was meant to be when all was last right.
     pub settled: Option<SegmentWant>,
+    /// How its bridge was before policy said otherwise.
+    pub original: BridgeOriginal,
+    /// The MTU it asks of its interface.
+    pub asked_of_nic: Option<(Ifindex, Mtu)>,
     /// Somebody else keeps changing bridge or uplink.
     pub fight: Fight,
     pub failures: u32,
@@ -291,6 +303,8 @@ impl SegmentEntry {
             moving: None,
             moving_between: None,
             settled: None,
+            original: BridgeOriginal::default(),
+            asked_of_nic: None,
             fight: Fight::default(),
             failures: 0,
             retry_at: None,

@@ -11,6 +11,7 @@ use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, TapSelector, Time};
 use crate::plan::membership::Membership;
+use crate::plan::op::{LinkChange, Op};
 use crate::plan::port::{Place, PortMemory, plan_ahead, plan_detach, plan_port};
 use crate::plan::segment::reference;
 use crate::plan::{CauseId, Key, Plan, Step};
@@ -32,11 +33,9 @@ impl Engine {
             self.forget_tap(index, previous, cause, now);
             return None;
         }
-        let asks = self.policy.ports
-            && matches!(
-                intent,
-                PortIntent::Attach(_) | PortIntent::Unmapped | PortIntent::Denied { .. }
-            );
+        // Not where a mapping names a network that nobody has told of: there is nothing to be said about that.
+        let unknown = matches!(intent, PortIntent::UnknownNetwork(_));
+        let asks = self.policy.ports && (!unknown || self.desired.mapping_for(&link.name).is_none());
         if asks && tap.verdict.needs_asking() {
             let ticket = self.next_ticket();
             let tap = self.taps.get_mut(&index)?;
@@ -172,6 +171,7 @@ impl Engine {
         let segment_mtu = segment_mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         want.mtu = want.mtu.filter(|mtu| Some(*mtu) != tap.refused_mtu);
         let mut original = tap.original.clone();
+        original.note_policy(tap.verdict().is_some_and(|v| v.mtu.is_some()));
         original.complete(&mut want, segment_mtu, link, place != Place::Right);
         let vlans = self.vlans_wanted(&want);
         let memory = PortMemory {
@@ -316,13 +316,19 @@ impl Engine {
         let link = self.observed.link(index)?;
         let tap = self.taps.get(&index)?;
         let on_ours = link.master.is_some() && tap.wired == link.master;
-        if on_ours || !away.is_empty() {
-            let ops = if on_ours {
-                plan_detach(link, self.entries_of(index))
-            } else {
-                Vec::new()
-            };
-            away.extend(ops);
+        let mut original = tap.original.clone();
+        let change = original.leave(link);
+        let restores = change != LinkChange::default();
+        if on_ours || restores || !away.is_empty() {
+            if on_ours {
+                away.extend(plan_detach(link, self.entries_of(index)));
+            }
+            if restores {
+                away.push(Op::SetLink {
+                    link: reference(link),
+                    change,
+                });
+            }
             let ops = away;
             return Some(Action::Execute(self.port_plan(index, cause, ops)));
         }
@@ -333,6 +339,7 @@ impl Engine {
         if let Some(tap) = self.taps.get_mut(&index) {
             tap.wired = None;
             tap.admin_state_applied = None;
+            tap.original = original;
         }
         self.set_port_state(
             index,

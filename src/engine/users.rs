@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::note::What;
-use super::state::{PortLabel, SegmentEntry};
+use super::state::{PortLabel, SegmentEntry, Tap};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::{CauseId, Key};
 
@@ -22,6 +22,7 @@ impl Engine {
         }
         if let Some(id) = &network {
             self.release(id, index, now);
+            self.mark_entries(id, &tap, cause);
         }
         self.guard_left(index, cause);
         self.release_sub_users(tap.trunk.as_deref(), index, now);
@@ -47,10 +48,14 @@ impl Engine {
         cause: CauseId,
         now: Time,
     ) {
+        let entries = self.taps.get(&index).is_some_and(|tap| tap.has_entries());
         if from != to
             && let Some(id) = &from
         {
             self.release(id, index, now);
+            if entries {
+                self.mark_segment(id, cause);
+            }
         }
         let Some(id) = to.filter(|id| self.desired.network(id).is_some()) else {
             return;
@@ -59,9 +64,19 @@ impl Engine {
             .segments
             .entry(id.clone())
             .or_insert_with(|| SegmentEntry::new(now));
-        if entry.users.insert(index) && entry.users.len() == 1 {
+        let (joins, first) = (entry.users.insert(index), entry.users.len() == 1);
+        if joins && first {
             self.rewatch(&id);
+        }
+        if joins && (first || entries) {
             self.mark_segment(&id, cause);
+        }
+    }
+
+    /// A tap that is gone leaves no entries of policy on its network's VXLAN device.
+    pub(super) fn mark_entries(&mut self, id: &NetworkId, tap: &Tap, cause: CauseId) {
+        if tap.has_entries() {
+            self.mark_segment(id, cause);
         }
     }
 

@@ -15,17 +15,13 @@ impl Engine {
         if !tap.verdict.waits_for(ticket) {
             return;
         }
+        // Policy's entries live on the network's VXLAN device; those of the old verdict go from there.
+        let before = tap.has_entries();
         tap.verdict = Asked::Answered(Box::new(verdict));
+        let entries = before || tap.has_entries();
         let cause = tap.cause;
-        // Policy's entries live on the network's VXLAN device.
-        if let Some(id) = tap.intent.network().cloned() {
-            let entries = tap
-                .verdict
-                .verdict()
-                .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty());
-            if entries {
-                self.mark_segment(&id, cause);
-            }
+        if entries && let Some(id) = tap.intent.network().cloned() {
+            self.mark_segment(&id, cause);
         }
         self.mark_tap(index, cause);
     }

@@ -176,7 +176,7 @@ impl Engine {
             let Some(link) = self.observed.link(*index) else {
                 continue;
             };
-            let PortIntent::Attach(want) = derive_port(&self.desired, link, tap.verdict()) else {
+            let PortIntent::Attach(mut want) = derive_port(&self.desired, link, tap.verdict()) else {
                 continue;
             };
             if matches!(tap.state, PortState::Conflict { .. })
@@ -201,6 +201,8 @@ impl Engine {
                     index: None,
                 },
             };
+            let joins = bridge.index.is_none() || link.master != bridge.index;
+            tap.original.clone().complete(&mut want, segment.mtu, link, joins);
             let vlans = self.vlans_wanted(&want);
             let memory = PortMemory {
                 admin_state_applied: tap.admin_state_applied == Some(want.admin_state_up),
@@ -228,9 +230,13 @@ impl Engine {
         let cause = format!("network {}", network.id);
         let entry = self.segments.get(&network.id);
         let verdict = entry.and_then(|s| s.verdict.verdict());
-        let Ok(want) = derive_segment(&self.desired, &self.observed, network, verdict) else {
+        let Ok(mut want) = derive_segment(&self.desired, &self.observed, network, verdict) else {
             return;
         };
+        if want.bridge.make && want.shared.is_none() {
+            let mut original = entry.map(|s| s.original.clone()).unwrap_or_default();
+            original.complete(&mut want.bridge, &self.observed);
+        }
         if let Some((bridge, uplink)) = self.stale_uplink(&want)
             && let Some(uplink) = self.observed.link(uplink).filter(|l| l.master == Some(bridge))
         {

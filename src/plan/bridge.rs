@@ -92,8 +92,11 @@ pub(super) fn plan_bridge(
         ..LinkChange::default()
     };
     take_over(link, marks, observed, &mut change);
-    let found = Mark::read(link.alias.as_deref()).is_foreign() && !observed.is_made_here(link.index);
-    if change.alias.is_some() && found {
+    let unmarked = change.alias.is_some() && Mark::read(link.alias.as_deref()).is_foreign();
+    if unmarked && observed.is_made_here(link.index) {
+        // The request behind the one that made it failed: it has no MTU that counts as set.
+        change.mtu = want.mtu.or(Mtu::new(1500).ok());
+    } else if unmarked {
         // Found, not made: pin the address it has, or it would follow its lowest port.
         change.mac = link.mac;
         change.mtu = want.mtu.or(Mtu::new(i64::from(link.mtu)).ok());

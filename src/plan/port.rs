@@ -66,7 +66,8 @@ pub fn plan_port(
     let alias = want
         .alias
         .clone()
-        .filter(|alias| link.alias.as_ref() != Some(alias));
+        // None and an empty one are the same.
+        .filter(|alias| link.alias.as_deref().unwrap_or_default() != &**alias);
     let tx_queue_len = want.tx_queue_len.filter(|length| *length != link.tx_queue_len);
     if joins || mtu.is_some() || alias.is_some() || tx_queue_len.is_some() {
         let master = joins.then_some(Master::Set(bridge));

@@ -1,14 +1,17 @@
 //! The world and what may happen in it.
 
+use super::verdict;
 use crate::fake_kernel::device::Birth;
 use crate::fake_kernel::host::Host;
 use crate::fake_kernel::{Kernel, record};
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 use tapwire::desired::Desired;
-use tapwire::engine::event::Event;
+use tapwire::desired::verdict::{NetworkVerdict, PortVerdict};
+use tapwire::engine::event::{Event, PolicyUse};
 use tapwire::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
     VxlanAttributes,
@@ -77,6 +80,14 @@ pub enum Act {
         mtu: Option<i64>,
     },
     Peers(u8),
+    /// A plugin's say about a tap or a network; none: no opinion.
+    SayOfTap(usize, Option<Box<PortVerdict>>),
+    SayOfNetwork(usize, Option<Box<NetworkVerdict>>),
+    /// Plugins are loaded that have a say about ports, about networks.
+    Plugins {
+        ports: bool,
+        networks: bool,
+    },
     ForeignEntry(u8),
     Lose,
     Repeat(usize),
@@ -118,6 +129,13 @@ impl Act {
                 .prop_map(|(net, mtu)| Act::NetworkMtu { net, mtu }),
             2 => (0_u8..8).prop_map(Act::Peers),
             1 => (0_u8..4).prop_map(Act::ForeignEntry),
+            6 => (tap(), proptest::option::weighted(0.8, verdict::of_port().prop_map(Box::new)))
+                .prop_map(|(tap, said)| Act::SayOfTap(tap, said)),
+            4 => net().prop_flat_map(|net| {
+                proptest::option::weighted(0.8, verdict::of_network(net).prop_map(Box::new))
+                    .prop_map(move |said| Act::SayOfNetwork(net, said))
+            }),
+            1 => (any::<bool>(), any::<bool>()).prop_map(|(ports, networks)| Act::Plugins { ports, networks }),
             1 => Just(Act::Lose),
             1 => (2_usize..4).prop_map(Act::Repeat),
             1 => Just(Act::Resync),
@@ -137,6 +155,9 @@ impl Act {
                 | Act::FlushRuleset
                 | Act::NetworkMtu { .. }
                 | Act::Peers(_)
+                | Act::SayOfTap(..)
+                | Act::SayOfNetwork(..)
+                | Act::Plugins { .. }
                 | Act::Lose
                 | Act::Repeat(_)
                 | Act::Resync
@@ -152,6 +173,18 @@ pub struct World {
     pub host: Host,
     /// A restart or a lost answer: which destinations of a mixed flood entry are the program's own is not known to it.
     pub forgetful: bool,
+    /// Answers got lost, so that a move of addresses may have to begin anew.
+    pub faulty: bool,
+    /// Which hooks the plugins have.
+    pub policy: PolicyUse,
+    /// A plugin has said something.
+    pub spoken: bool,
+    /// Devices of which this run of the program cannot know how they were before plugins said otherwise.
+    pub unknown: BTreeSet<Ifindex>,
+    /// MTUs of taps, unless somebody changed them.
+    pub born_with: BTreeMap<Ifindex, u32>,
+    /// Somebody changed the MTU of a bridge that has none of its own.
+    pub meddled: bool,
     born: usize,
 }
 
@@ -246,6 +279,12 @@ impl World {
         Self {
             host,
             forgetful: false,
+            faulty: false,
+            policy: PolicyUse::default(),
+            spoken: false,
+            unknown: BTreeSet::new(),
+            born_with: BTreeMap::new(),
+            meddled: false,
             born: 0,
         }
     }
@@ -315,7 +354,7 @@ impl World {
             Act::Resync => self.host.tell(Event::Resync),
             Act::Restart => {
                 self.forgetful = true;
-                self.host.restart();
+                self.restart();
             }
             Act::Wait(ms) => self.host.wait(Duration::from_millis(*ms)),
             Act::Turns(turns) => {
@@ -324,6 +363,17 @@ impl World {
                 }
             }
             Act::Settle => self.host.settle(),
+            Act::SayOfTap(tap, said) => {
+                if let Some(index) = self.tap(*tap) {
+                    self.spoken = true;
+                    self.say_of_tap(index, said.as_deref().cloned());
+                }
+            }
+            Act::SayOfNetwork(net, said) => {
+                self.spoken = true;
+                self.say_of_network(*net, said.as_deref().cloned());
+            }
+            Act::Plugins { ports, networks } => self.plugins(*ports, *networks),
             other => self.quietly(other),
         }
     }
@@ -336,6 +386,13 @@ impl World {
         }
     }
 
+    pub fn restart(&mut self) {
+        self.forget_originals();
+        self.host.restart();
+        let (ports, networks) = (self.policy.ports, self.policy.networks);
+        self.plugins(ports, networks);
+    }
+
     /// Something done to the kernel. What the kernel refuses did not happen.
     pub fn quietly(&mut self, act: &Act) {
         let bridge = |net: usize| self.named(NETWORKS[net].1);
@@ -346,11 +403,12 @@ impl World {
                 let text = format!("tap{net}-{}", self.born);
                 let mut birth = Birth::of(name(&text), LinkKind::Tap);
                 birth.mtu = Some(*mtu);
-                let up = *up;
-                self.host
-                    .kernel
-                    .create(birth)
-                    .and_then(|index| self.host.kernel.set_up(index, up))
+                let (mtu, up) = (*mtu, *up);
+                self.host.kernel.create(birth).and_then(|index| {
+                    self.unknown.remove(&index);
+                    self.born_with.insert(index, mtu);
+                    self.host.kernel.set_up(index, up)
+                })
             }
             Act::DeleteTap(tap) => self.tap(*tap).map_or(Ok(()), |t| self.host.kernel.delete(t)),
             Act::Detach(tap) => self
@@ -364,15 +422,20 @@ impl World {
                 (Some(t), Some(b)) => self.host.kernel.set_master(t, Some(b)),
                 _ => Ok(()),
             },
-            Act::TapMtu(tap, mtu) => self
-                .tap(*tap)
-                .map_or(Ok(()), |t| self.host.kernel.set_mtu(t, *mtu)),
+            Act::TapMtu(tap, mtu) => self.tap(*tap).map_or(Ok(()), |t| {
+                self.born_with.remove(&t);
+                self.host.kernel.set_mtu(t, *mtu)
+            }),
             Act::Rename { tap, net } => match self.tap(*tap) {
                 Some(t) => {
                     self.born += 1;
                     let text = match net {
                         0..4 => format!("tap{net}-{}", self.born),
-                        _ => format!("other{}", self.born),
+                        // Not ours any more, whatever it is called later.
+                        _ => {
+                            self.unknown.insert(t);
+                            format!("other{}", self.born)
+                        }
                     };
                     self.host.kernel.rename(t, name(&text))
                 }
@@ -390,7 +453,10 @@ impl World {
             Act::DeleteUplink(net) if *net != 3 => {
                 uplink(*net).map_or(Ok(()), |u| self.host.kernel.delete(u))
             }
-            Act::BridgeMtu(net, mtu) => bridge(*net).map_or(Ok(()), |b| self.host.kernel.set_mtu(b, *mtu)),
+            Act::BridgeMtu(net, mtu) => bridge(*net).map_or(Ok(()), |b| {
+                self.meddled |= *net == 0;
+                self.host.kernel.set_mtu(b, *mtu)
+            }),
             Act::BridgeDown(net) if *net != 3 => {
                 bridge(*net).map_or(Ok(()), |b| self.host.kernel.set_up(b, false))
             }

@@ -1,0 +1,250 @@
+//! Worlds in which something was once left behind. Each is short enough to be read.
+
+use super::hand::{Act, World};
+use super::lives;
+use crate::fake_kernel::{Fault, Moment};
+use tapwire::desired::verdict::{Denial, NetworkVerdict, PortVerdict};
+use tapwire::model::{BridgeAttributes, FdbEntry, Mac, Mtu, NeighbourEntry, PortFlags};
+
+const LOCAL: usize = 0;
+const VLAN: usize = 1;
+const VXLAN: usize = 2;
+const FLAT: usize = 3;
+const MAC: Mac = Mac::new([0xfa, 0x16, 0x3e, 0, 0, 1]);
+
+fn tap(net: usize) -> Act {
+    Act::NewTap {
+        net,
+        mtu: 1500,
+        up: true,
+    }
+}
+
+fn of_tap(verdict: PortVerdict) -> Act {
+    Act::SayOfTap(0, Some(Box::new(verdict)))
+}
+
+fn of_network(net: usize, verdict: NetworkVerdict) -> Act {
+    Act::SayOfNetwork(net, Some(Box::new(verdict)))
+}
+
+fn bind(net: usize) -> Act {
+    Act::Bind {
+        tap: 0,
+        net,
+        mac: None,
+    }
+}
+
+fn denial() -> Option<Denial> {
+    Some(Denial {
+        plugin: "site".into(),
+        reason: "no".into(),
+    })
+}
+
+fn mtu(bytes: i64) -> Option<Mtu> {
+    Some(Mtu::new(bytes).unwrap())
+}
+
+#[track_caller]
+fn holds(acts: Vec<Act>) {
+    for gone in [true, false] {
+        if let Err(error) = lives(World::new(false), &acts, (true, true), gone) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn bridge_options_and_mtu_go_back() {
+    for prewarmed_by in [vec![tap(LOCAL), Act::Settle], vec![]] {
+        let mut acts = prewarmed_by;
+        acts.push(of_network(
+            LOCAL,
+            NetworkVerdict {
+                mtu: mtu(9000),
+                bridge: BridgeAttributes {
+                    stp: Some(true),
+                    ageing_time: Some(0),
+                    multicast_snooping: Some(false),
+                    vlan_filtering: Some(true),
+                    ..BridgeAttributes::default()
+                },
+                ..NetworkVerdict::default()
+            },
+        ));
+        acts.extend([tap(LOCAL), Act::Settle]);
+        holds(acts);
+    }
+}
+
+#[test]
+fn an_interface_raised_for_a_network_goes_back() {
+    for net in [VLAN, FLAT] {
+        let verdict = NetworkVerdict {
+            mtu: mtu(9000),
+            ..NetworkVerdict::default()
+        };
+        holds(vec![tap(net), of_network(net, verdict.clone()), Act::Settle]);
+        // Also when nobody uses the network any more.
+        let (gone, wait) = (Act::DeleteTap(0), Act::Wait(400_000));
+        holds(vec![tap(net), of_network(net, verdict), Act::Settle, gone, wait]);
+    }
+}
+
+#[test]
+fn an_alias_is_taken_away_once() {
+    let alias = |text: &str| PortVerdict {
+        alias: Some(text.into()),
+        tx_queue_len: Some(50),
+        ..PortVerdict::default()
+    };
+    holds(vec![tap(LOCAL), of_tap(alias("site")), Act::Settle]);
+    holds(vec![tap(LOCAL), of_tap(alias("")), Act::Settle]);
+}
+
+#[test]
+fn a_tap_that_belongs_nowhere_any_more_is_as_it_was() {
+    let verdict = PortVerdict {
+        mtu: mtu(9000),
+        alias: Some("site".into()),
+        tx_queue_len: Some(50),
+        flags: PortFlags {
+            learning: Some(false),
+            ..PortFlags::default()
+        },
+        ..PortVerdict::default()
+    };
+    holds(vec![
+        tap(LOCAL),
+        of_tap(verdict),
+        Act::Settle,
+        Act::Rename { tap: 0, net: 4 },
+        Act::Settle,
+    ]);
+}
+
+#[test]
+fn entries_go_with_what_is_said_and_with_the_tap() {
+    let entries = PortVerdict {
+        fdb: vec![FdbEntry {
+            mac: MAC,
+            dst: Some("192.0.2.13".parse().unwrap()),
+        }],
+        neighbours: vec![NeighbourEntry {
+            ip: "10.0.0.9".parse().unwrap(),
+            mac: MAC,
+        }],
+        ..PortVerdict::default()
+    };
+    let begin = || vec![tap(VXLAN), tap(VXLAN), of_tap(entries.clone()), Act::Settle];
+    for end in [
+        of_tap(PortVerdict::default()),
+        bind(LOCAL),
+        Act::DeleteTap(0),
+        Act::Rename { tap: 0, net: LOCAL },
+        Act::Rename { tap: 0, net: 4 },
+    ] {
+        let mut acts = begin();
+        acts.extend([end, Act::Settle]);
+        holds(acts);
+    }
+    // Said before it came: its network is in use already.
+    holds(vec![
+        tap(VXLAN),
+        tap(LOCAL),
+        Act::SayOfTap(1, Some(Box::new(entries))),
+        Act::Settle,
+        Act::Bind {
+            tap: 1,
+            net: VXLAN,
+            mac: None,
+        },
+    ]);
+}
+
+#[test]
+fn static_entries_follow_a_tap_that_somebody_moved() {
+    let verdict = PortVerdict {
+        fdb: vec![FdbEntry { mac: MAC, dst: None }],
+        ..PortVerdict::default()
+    };
+    holds(vec![
+        tap(LOCAL),
+        tap(VLAN),
+        of_tap(verdict),
+        Act::Settle,
+        Act::ToBridge { tap: 0, net: VLAN },
+        bind(VLAN),
+    ]);
+}
+
+#[test]
+fn a_tap_that_was_to_be_left_alone_is_asked_about_again() {
+    let ignore = PortVerdict {
+        ignore: true,
+        ..PortVerdict::default()
+    };
+    holds(vec![
+        tap(LOCAL),
+        of_tap(ignore),
+        Act::Settle,
+        Act::SayOfTap(0, None),
+        Act::Settle,
+    ]);
+}
+
+#[test]
+fn a_denial_does_not_stop_a_move_of_addresses_half_way() {
+    let verdict = NetworkVerdict {
+        deny: denial(),
+        ..NetworkVerdict::default()
+    };
+    for turns in 1..6 {
+        holds(vec![
+            tap(FLAT),
+            Act::Turns(turns),
+            of_network(FLAT, verdict.clone()),
+        ]);
+    }
+}
+
+#[test]
+fn a_denied_port_that_forwards_keeps_its_guard() {
+    let verdict = PortVerdict {
+        deny: denial(),
+        ..PortVerdict::default()
+    };
+    let bind = Act::Bind {
+        tap: 0,
+        net: LOCAL,
+        mac: Some(1),
+    };
+    let mut world = World::new(false);
+    world.plugins(true, true);
+    let acts = [tap(LOCAL), bind, Act::Settle, of_tap(verdict), Act::Settle];
+    for act in acts.iter().chain(&[Act::FlushRuleset, Act::Settle]) {
+        world.take(act);
+    }
+    let index = world.taps()[0];
+    assert!(world.host.kernel.guard.ports.contains_key(&index));
+}
+
+#[test]
+fn a_bridge_whose_first_request_failed_keeps_its_own_mtu() {
+    let mut world = World::new(false);
+    world
+        .host
+        .faults
+        .push(Fault::once(1, Moment::Before, libc::EBUSY));
+    let big = Act::NewTap {
+        net: LOCAL,
+        mtu: 9000,
+        up: true,
+    };
+    for act in [big, Act::Settle, Act::Wait(20_000)] {
+        world.take(&act);
+    }
+    assert_eq!(world.host.kernel.named("brqloc").unwrap().link.mtu, 1500);
+}
