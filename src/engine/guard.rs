@@ -140,7 +140,8 @@ impl Engine {
 
     fn guard_of_mapping(&self, name: &LinkName) -> Option<Vec<Entry>> {
         let mapping = self.desired.mapping_for(name)?;
-        let entries = derive_guard(mapping, self.desired.mode.shared().is_some());
+        let network = self.desired.network(&mapping.network)?;
+        let entries = derive_guard(mapping, network, self.desired.mode.shared().is_some());
         (!entries.is_empty()).then_some(entries)
     }
 

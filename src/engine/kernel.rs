@@ -59,6 +59,10 @@ impl Engine {
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
         let may_block = blocks_others(before) || blocks_others(link);
+        if change.as_ref().is_some_and(|change| change.master.is_some()) {
+            // One that policy keeps from its network has a guard for as long as it is on its bridge.
+            self.guard_left(index, cause);
+        }
         if let Some(tap) = self.taps.get_mut(&index) {
             if let Some(change) = change {
                 if change.master.is_some() {

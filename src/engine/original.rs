@@ -75,10 +75,9 @@ impl Original {
 }
 
 impl Original {
-    /// What a tap that belongs nowhere any more gets back of what policy changed. Its bridge port, and with it the flags,
-    /// are gone; an MTU that was its network's it keeps.
+    /// What a tap that belongs nowhere any more gets back of what policy changed. Its flags go with its bridge port; an MTU
+    /// that was its network's it keeps.
     pub fn leave(&mut self, link: &Link) -> LinkChange {
-        self.flags = PortFlags::default();
         let back = LinkChange {
             mtu: self
                 .mtu
@@ -93,7 +92,11 @@ impl Original {
             ..LinkChange::default()
         };
         if back == LinkChange::default() {
-            *self = Self::default();
+            // It may still be on a bridge: its flags are then put back when it is mapped again.
+            *self = Self {
+                flags: self.flags,
+                ..Self::default()
+            };
         }
         back
     }

@@ -15,6 +15,7 @@ use crate::plan::op::{LinkChange, LinkRef, Master, Op};
 use crate::plan::port::{PortMemory, plan_port};
 use crate::plan::segment::{plan_segment, reference};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Ports by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -176,9 +177,10 @@ impl Engine {
             let Some(link) = self.observed.link(*index) else {
                 continue;
             };
-            let PortIntent::Attach(mut want) = derive_port(&self.desired, link, tap.verdict()) else {
+            let PortIntent::Attach(want) = derive_port(&self.desired, link, tap.verdict()) else {
                 continue;
             };
+            let mut want = Arc::unwrap_or_clone(want);
             if matches!(tap.state, PortState::Conflict { .. })
                 || tap.verdict == Asked::Never && self.policy.ports
             {

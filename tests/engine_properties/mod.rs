@@ -81,7 +81,7 @@ proptest! {
             world.forgetful |= after;
             // A bridge whose making was not acknowledged is taken for somebody else's, with the MTU it has.
             world.meddled |= after;
-            world.faulty |= after;
+            world.faulty = true;
         }
         for act in &acts {
             world.take(act);
