@@ -59,13 +59,10 @@ impl Engine {
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
         let may_block = blocks_others(before) || blocks_others(link);
-        if change.as_ref().is_some_and(|change| change.master.is_some()) {
-            // One that policy keeps from its network has a guard for as long as it is on its bridge.
-            self.guard_left(index, cause);
-        }
+        let moved = change.as_ref().is_some_and(|change| change.master.is_some());
         if let Some(tap) = self.taps.get_mut(&index) {
             if let Some(change) = change {
-                if change.master.is_some() {
+                if moved {
                     // The kernel dropped the port's entries with the port.
                     tap.fdb.clear();
                 }
@@ -90,6 +87,10 @@ impl Engine {
             self.mark_tap(index, cause);
             if let Some(id) = entries {
                 self.mark_segment(&id, cause);
+            }
+            if moved {
+                // One that policy keeps from its network has a guard for as long as it is on its bridge.
+                self.guard_left(index, cause);
             }
         } else if managed {
             self.adopt_tap(index, name, cause, now);
