@@ -11,7 +11,7 @@ use crate::plan::op::{LinkChange, Op};
 use crate::plan::segment::reference;
 
 /// An interface whose MTU is ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Raised {
     from: u32,
     /// What we told it since.

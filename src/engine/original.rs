@@ -95,6 +95,7 @@ impl Original {
             // It may still be on a bridge: its flags are then put back when it is mapped again.
             *self = Self {
                 flags: self.flags,
+                mtu: self.mtu.filter(|_| !self.mtu_by_policy),
                 ..Self::default()
             };
         }
@@ -103,7 +104,7 @@ impl Original {
 }
 
 /// How a network's bridge was. One that is made with what policy says would have had the kernel's defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct BridgeOriginal {
     /// Of which bridge; none: of the one that is being made.
     of: Option<Ifindex>,
