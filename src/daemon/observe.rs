@@ -96,17 +96,24 @@ impl Observer {
             Key::Network(id) | Key::Gateway(id) => Some(id.clone()),
             Key::Orphan(_) | Key::Guard | Key::Gateways => None,
         };
+        let shared = match &done.plan.key {
+            Key::Guard => "spoof guard".to_owned(),
+            Key::Gateways => "gateways".to_owned(),
+            Key::Network(id) | Key::Gateway(id) => format!("network {id}"),
+            Key::Port(_) | Key::Orphan(_) => "host".to_owned(),
+        };
         let mut decisions: Vec<Decision> = Vec::new();
         for (step, result) in done.plan.steps.iter().zip(&done.results) {
-            let Some(name) = step.op.device() else { continue };
+            let device = step.op.device();
             let made = match &result.outcome {
                 Ok(Applied::Created(link) | Applied::AlreadyThere(link)) => Some(link.index),
                 _ => step
                     .op
                     .device_index()
-                    .or_else(|| engine.observed().by_name(&name).map(|l| l.index)),
+                    .or_else(|| Some(engine.observed().by_name(device.as_ref()?)?.index)),
             };
-            let name = name.to_string();
+            // Tables, settings, routes and flows are no device's.
+            let name = device.map_or_else(|| shared.clone(), |name| name.to_string());
             let at = decisions
                 .iter()
                 .position(|d| *d.ifname == *name)
@@ -119,6 +126,7 @@ impl Observer {
                         network: network.as_ref().map(|id| id.as_str().into()),
                         decision: "".into(),
                         ops: Vec::new(),
+                        lines: Vec::new(),
                         outcome: Some("ok".into()),
                         elapsed_us: Some(elapsed),
                     });
@@ -130,6 +138,7 @@ impl Observer {
             decision.ifindex = made.map_or(decision.ifindex, crate::model::Ifindex::get);
             decision.decision = step.op.name().into();
             decision.ops.push(step.op.name().into());
+            decision.lines.push(step.op.to_string().into());
             if let Err(failure) = &result.outcome {
                 decision.outcome = Some(failure.message.as_str().into());
             }
@@ -160,10 +169,15 @@ impl Observer {
             ts_us: self.clock_base_us + now.micros(),
             cause: 0,
             ifindex,
-            ifname: name.into(),
+            // Behind which tap it is need not be known.
+            ifname: match ifindex {
+                0 => format!("network {}", step.network).into(),
+                _ => name.into(),
+            },
             network: Some(step.network.as_str().into()),
             decision: "lease".into(),
             ops: Vec::new(),
+            lines: Vec::new(),
             outcome: Some(format!("{address} {}", step.what).into()),
             elapsed_us: None,
         });

@@ -151,6 +151,25 @@ pub enum Op {
     CutFlows(Flows),
 }
 
+/// A kind of rtnetlink notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Echo {
+    NewLink,
+    /// An attribute or flag of a link.
+    Link,
+    /// A flag or VLAN of a link as a bridge's port.
+    Port,
+    Enslaved,
+    Released,
+    LinkGone,
+    Fdb,
+    Neighbour,
+    Address,
+    Route,
+    /// Nothing that `trace` listens to.
+    None,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GuardTable {
     /// The table `bridge tapwire` with these elements, in place of what was there: one transaction.
@@ -209,6 +228,33 @@ impl Op {
         }
     }
 
+    /// What the kernel tells everybody when it was carried out.
+    pub const fn echo(&self) -> Echo {
+        match self {
+            Op::CreateBridge { .. } | Op::CreateVlan { .. } | Op::CreateVxlan { .. } => Echo::NewLink,
+            Op::SetLink { change, .. } => match &change.master {
+                Some(Master::Set(_)) => Echo::Enslaved,
+                Some(Master::Clear) => Echo::Released,
+                None => Echo::Link,
+            },
+            Op::SetBridge { .. } | Op::SetVxlan { .. } => Echo::Link,
+            Op::SetPort { .. } | Op::Vlan { .. } => Echo::Port,
+            Op::DeleteLink { .. } => Echo::LinkGone,
+            Op::Fdb { .. } => Echo::Fdb,
+            Op::Neighbour { .. } => Echo::Neighbour,
+            Op::Address { .. } => Echo::Address,
+            Op::Route { .. } => Echo::Route,
+            Op::DisableIpv6 { .. }
+            | Op::Vni { .. }
+            | Op::Guard { .. }
+            | Op::GuardTable(_)
+            | Op::Ruleset(_)
+            | Op::Sysctls(_)
+            | Op::Announce { .. }
+            | Op::CutFlows(_) => Echo::None,
+        }
+    }
+
     /// Stable word for metrics, `plan --json` and spans.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -242,3 +288,6 @@ impl Op {
         }
     }
 }
+
+#[cfg(test)]
+pub mod examples;

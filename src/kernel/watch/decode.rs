@@ -5,9 +5,16 @@
 //! knows has a length it does not expect. Here an attribute that is not understood is skipped, one whose value is
 //! too short for its type counts as absent, and only a message whose framing is broken is [`Undecodable`].
 //!
+//! Why not the daemon's decoder (`kernel::decode`) for both: that one is the hot path and must be strict. It makes of a
+//! message what is decided by, and a value it cannot read means a full pass; here the same value is left out of a line,
+//! and the line says much that nothing is decided by (alternative names, change masks, namespaces, next hops, lifetimes).
+//! One decoder for both would either make every event of the daemon carry that, or read every message twice. What is
+//! intricate is shared: VLANs of ports.
+//!
 //! Length: one short function per message type, over the same attribute walk.
 //! Attribute numbers: `include/uapi/linux/{if_link,if_addr,rtnetlink,neighbour,if_bridge,if_tun}.h`.
 
+use super::super::decode::vlan::port_vlans;
 use super::notice::{
     AddressFacts, Body, Head, LinkFacts, NeighbourFacts, NextHop, Notice, PortFacts, RouteFacts, Verb,
 };
@@ -256,6 +263,8 @@ fn port(m: Message<'_>) -> Result<PortFacts, Undecodable> {
                     }
                 }
             }
+            // IFLA_AF_SPEC.
+            26 => facts.vlans = port_vlans(value).ok().filter(|vlans| !vlans.is_empty()),
             _ => {}
         }
     }

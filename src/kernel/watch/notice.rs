@@ -2,7 +2,7 @@
 //!
 //! Only what a line of `tapwire trace` shows. Absent attributes stay absent, so that a difference never invents one.
 
-use crate::model::{LinkName, Mac};
+use crate::model::{LinkName, Mac, PortVlans};
 use std::net::IpAddr;
 
 /// The fixed netlink header (`struct nlmsghdr`).
@@ -89,6 +89,8 @@ pub struct PortFacts {
     pub flood: Option<bool>,
     pub mcast_flood: Option<bool>,
     pub bcast_flood: Option<bool>,
+    /// None: in no VLAN, or a kernel without VLAN filtering.
+    pub vlans: Option<PortVlans>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

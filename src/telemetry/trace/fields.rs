@@ -2,7 +2,7 @@
 
 use super::event::Value;
 use crate::kernel::watch::{AddressFacts, LinkFacts, NeighbourFacts, PortFacts, RouteFacts};
-use crate::model::owned;
+use crate::model::{PortVlans, VlanRow, owned};
 use std::fmt::Write;
 
 /// A field's value as remembered: devices by index, because their names change.
@@ -87,7 +87,27 @@ pub fn port(facts: &PortFacts) -> Facts {
         .into_iter()
         .zip(flags)
         .map(|((name, default), value)| (name, Field::Bool(value.unwrap_or(default))));
-    state.into_iter().chain(flags).collect()
+    // A kernel with VLAN filtering puts every new port into VLAN 1, which says nothing on a bridge that does not filter.
+    let vlans = facts
+        .vlans
+        .as_ref()
+        .map(vlans)
+        .filter(|told| told != DEFAULT_VLANS);
+    let vlans = vlans.map(|told| ("vlans", text(told)));
+    state.into_iter().chain(flags).chain(vlans).collect()
+}
+
+const DEFAULT_VLANS: &str = "1 pvid untagged";
+
+/// As `bridge vlan` prints them.
+fn vlans(vlans: &PortVlans) -> String {
+    let words = |row: &VlanRow| {
+        let pvid = if row.pvid { " pvid" } else { "" };
+        let untagged = if row.untagged { " untagged" } else { "" };
+        let vni = row.vni.map_or_else(String::new, |vni| format!(" vni {vni}"));
+        format!("{}{pvid}{untagged}{vni}", row.vid)
+    };
+    vlans.rows().map(words).collect::<Vec<_>>().join(", ")
 }
 
 pub fn address(facts: &AddressFacts) -> Facts {

@@ -35,6 +35,9 @@ pub struct Decision {
     /// Names of the operations carried out, as in `plan --json`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ops: Vec<Box<str>>,
+    /// The same as command lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<Box<str>>,
     /// "ok", or the error with the kernel's text; absent when nothing was to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Box<str>>,
@@ -115,11 +118,15 @@ impl Joiner {
     }
 
     fn join(&mut self, event: &mut TraceEvent) {
-        if !matches!(event.object, Object::Link | Object::Port) || event.resync {
+        if event.object == Object::Other || event.resync {
             return;
         }
         let later = self.lines.iter().filter_map(|line| match line {
-            Line::Event(later) if later.ifindex == event.ifindex => Some(later.ts_us),
+            Line::Event(later)
+                if later.ifindex == event.ifindex && matches!(later.object, Object::Link | Object::Port) =>
+            {
+                Some(later.ts_us)
+            }
             _ => None,
         });
         let next = later.min();
@@ -131,7 +138,8 @@ impl Joiner {
             let decision = &pending.decision;
             let answered_by = decision.ts_us.saturating_add(SLACK_US);
             // The last one up to the decision, and within slack of it the first that is not after it.
-            let last = next.is_none_or(|next| next > decision.ts_us);
+            let last = matches!(event.object, Object::Link | Object::Port)
+                && next.is_none_or(|next| next > decision.ts_us);
             if !pending.shown && event.ts_us <= answered_by && last {
                 event.decided = Some(Decided {
                     decision: decision.decision.clone(),
@@ -141,7 +149,7 @@ impl Joiner {
                 pending.shown = true;
             } else if event.ts_us >= decision.ts_us
                 && event.ts_us <= decision.end_us()
-                && event.cause.portid.is_none()
+                && (event.cause.own || event.cause.portid.is_none())
                 && let Some(op) = operation(event, &decision.ops)
             {
                 event.cause.own = true;
@@ -151,29 +159,32 @@ impl Joiner {
     }
 }
 
-/// Which of the operations made this difference; none when no one of them could have: then it was somebody else.
+/// Which of the operations made this difference; none when no one of them could have: then it was somebody else. Every
+/// operation that the kernel tells of (`Op::echo`) has its place here.
 fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
     let any = |names: &[&str]| ops.iter().find(|op| names.contains(&&***op)).map(|op| &**op);
-    match event.word {
-        Word::New => return any(&["create_bridge", "create_vlan", "create_vxlan"]),
-        Word::Gone => return any(&["delete_link"]),
-        Word::Enslaved => return any(&["attach"]),
-        Word::Released => return any(&["detach", "attach"]),
+    match (event.object, event.word) {
+        (Object::Fdb, _) => return any(&["fdb"]),
+        (Object::Neighbour, _) => return any(&["neighbour"]),
+        (Object::Address, _) => return any(&["address"]),
+        (Object::Route, _) => return any(&["route"]),
+        (_, Word::New) => return any(&["create_bridge", "create_vlan", "create_vxlan"]),
+        (_, Word::Gone) => return any(&["delete_link"]),
+        (_, Word::Enslaved) => return any(&["attach"]),
+        (_, Word::Released) => return any(&["detach", "attach"]),
         _ => {}
     }
-    let up = event
-        .diff
-        .iter()
-        .filter(|change| change.field == "flags")
-        .find_map(|change| match &change.new {
-            Value::Flags(flags) => Some(flags.contains(&"up")),
-            _ => None,
-        });
+    let changes = |field| event.diff.iter().find(|change| change.field == field);
+    let up = changes("flags").and_then(|change| match &change.new {
+        Value::Flags(flags) => Some(flags.contains(&"up")),
+        _ => None,
+    });
     match up {
         Some(true) => any(&["up", "attach"]),
         Some(false) => any(&["down"]),
+        None if changes("vlans").is_some() => any(&["vlan", "attach"]),
         // A set_link carries MTU, alias and address; they ride on an attach or an up where there is one.
-        None if event.object == Object::Port => any(&["set_port", "attach", "up"]),
+        None if event.object == Object::Port => any(&["set_port", "vlan", "attach", "up"]),
         None => any(&["set_link", "attach", "up", "set_bridge", "set_vxlan"]),
     }
 }
@@ -181,6 +192,7 @@ fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::op::{Echo, examples};
     use crate::telemetry::trace::{Cause, Change};
 
     fn event(ts_us: u64, ifindex: u32, word: Word) -> Line {
@@ -212,6 +224,7 @@ mod tests {
             network: Some("blue".into()),
             decision: "attach".into(),
             ops: vec!["attach".into(), "up".into()],
+            lines: Vec::new(),
             outcome: Some("ok".into()),
             elapsed_us: Some(elapsed_us),
         }
@@ -258,5 +271,45 @@ mod tests {
             Some(&(false, false, Some("a line of its own")))
         );
         assert_eq!(joiner.deadline_us(), None);
+    }
+
+    #[test]
+    fn every_operation_that_the_kernel_tells_of_owns_what_it_tells() {
+        for op in examples::all() {
+            let (object, word, field) = match op.echo() {
+                Echo::NewLink => (Object::Link, Word::New, ""),
+                Echo::Link => match op.name() {
+                    "up" | "down" => (Object::Link, Word::Change, "flags"),
+                    _ => (Object::Link, Word::Change, "mtu"),
+                },
+                Echo::Port => match op.name() {
+                    "vlan" => (Object::Port, Word::Change, "vlans"),
+                    _ => (Object::Port, Word::Change, "isolated"),
+                },
+                Echo::Enslaved => (Object::Link, Word::Enslaved, "master"),
+                Echo::Released => (Object::Link, Word::Released, "master"),
+                Echo::LinkGone => (Object::Link, Word::Gone, ""),
+                Echo::Fdb => (Object::Fdb, Word::New, ""),
+                Echo::Neighbour => (Object::Neighbour, Word::New, ""),
+                Echo::Address => (Object::Address, Word::New, ""),
+                Echo::Route => (Object::Route, Word::New, ""),
+                Echo::None => continue,
+            };
+            let Line::Event(mut told) = event(0, 7, word) else {
+                continue;
+            };
+            told.object = object;
+            told.diff = vec![Change {
+                field,
+                old: Value::Absent,
+                new: match op.name() {
+                    "up" => Value::Flags(vec!["up"]),
+                    "down" => Value::Flags(vec!["broadcast"]),
+                    _ => Value::Number(1),
+                },
+            }];
+            let ops: [Box<str>; 2] = ["announce".into(), op.name().into()];
+            assert_eq!(operation(&told, &ops), Some(op.name()), "{op:?}");
+        }
     }
 }

@@ -34,9 +34,19 @@ pub fn line(line: &Line, style: Style) -> String {
         Line::Decision(decision) => {
             stamp(&mut out, decision.ts_us, None, style);
             let _infallible = write!(out, "{:<w$} ", "decision", w = if style.columns { 8 } else { 0 });
-            let _infallible = write!(out, "{}#{} ", safe(&decision.ifname), decision.ifindex);
+            let _infallible = match decision.ifindex {
+                // What is no device's: by what it is for.
+                0 => write!(out, "{} ", safe(&decision.ifname)),
+                index => write!(out, "{}#{index} ", safe(&decision.ifname)),
+            };
             let outcome = decision.outcome.as_deref();
-            decided(&mut out, &decision.decision, outcome, decision.elapsed_us);
+            let lines = decision.lines.join("; ");
+            let what = if lines.is_empty() {
+                &*decision.decision
+            } else {
+                &lines
+            };
+            decided(&mut out, what, outcome, decision.elapsed_us);
         }
     }
     out
