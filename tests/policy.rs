@@ -9,6 +9,8 @@ mod basics;
 mod bench;
 #[path = "policy/hostile.rs"]
 mod hostile;
+#[path = "policy/last_good.rs"]
+mod last_good;
 #[path = "policy/lifecycle.rs"]
 mod lifecycle;
 #[path = "policy/mistakes.rs"]

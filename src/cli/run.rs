@@ -46,6 +46,7 @@ pub fn run(context: &Context, args: Args) -> Result<(), Failure> {
         }
         daemon::Error::SecondInstance => Failure::failed(error.to_string())
             .hint("`tapwire status` asks the one that runs; each network namespace has at most one"),
+        daemon::Error::Policy(_) => Failure::from_error(Exit::Usage, &error),
         _ => Failure::from_error(Exit::Failed, &error),
     })
 }

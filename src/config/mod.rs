@@ -108,6 +108,8 @@ pub struct PolicySettings {
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// Directory of the main file: what relative paths in `maps` refer to.
     pub base: PathBuf,
+    /// Where the daemon keeps the plugins that were last in force; none: nowhere.
+    pub archive: Option<PathBuf>,
 }
 
 /// Reads and checks a configuration file and everything it includes.
@@ -164,13 +166,14 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
     let bridge = settings::bridge(sections.bridge, &mut findings);
     let vxlan = vxlan::read(sections.vxlan, &mut findings);
     let physical = physical::read(sections.physical_networks, &mut findings);
-    let policy = policy::read(
+    let mut policy = policy::read(
         sections.policy,
         sections.plugin,
         &sources,
         sources.path(main),
         &mut findings,
     );
+    policy.archive = Some(absolute(&daemon.state_directory).join("policy"));
     floating::settle(
         &mut drafts.networks,
         std::mem::take(&mut drafts.floating_ips),

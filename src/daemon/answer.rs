@@ -87,6 +87,9 @@ impl Reactor {
             (true, Some(since)) => self.started + since.since(crate::model::Time::ZERO),
             _ => self.started,
         };
+        let last_good = || self.policy.last_good();
+        let error = self.config_error.clone().or_else(|| self.policy_error.clone());
+        let error = error.or_else(last_good);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             in_sync: self.engine.is_in_sync(),
@@ -117,8 +120,8 @@ impl Reactor {
             },
             config: ConfigState {
                 path: self.config_path.display().to_string(),
-                ok: self.config_error.is_none() && self.policy_error.is_none(),
-                error: self.config_error.clone().or_else(|| self.policy_error.clone()),
+                ok: error.is_none(),
+                error,
             },
             plugins: self.policy_status().plugins,
         }

@@ -106,7 +106,7 @@ impl Reactor {
         let mut engine = Engine::new(desired, config.daemon.prune_after, Time::ZERO);
         let mut account = Account::new();
         account.hear(&mut engine, Event::SourcesInSync, Time::ZERO);
-        let mut policy = Policy::start(&config.policy).map_err(Error::Policy)?;
+        let mut policy = Policy::start_or_last_good(&config.policy).map_err(Error::Policy)?;
         policy.restart_timers(Time::ZERO);
         account.hear(&mut engine, Event::PolicyChanged(policy.usage()), Time::ZERO);
         tracing::info!(

@@ -1,5 +1,6 @@
 //! Loading a whole generation aside: every plugin, every problem, before anything is replaced.
 
+use super::archive::{Archive, Edition};
 use super::guard::{self, load_plugin};
 use super::plugin::load::{Plugin, Problem, Surroundings};
 use super::plugin::runtime::Runtime;
@@ -45,6 +46,8 @@ pub struct Inputs {
     problems: Vec<Problem>,
     /// Of all of the above: equal inputs make equal generations.
     pub digest: u64,
+    /// The plugins and their configuration, for the archive.
+    config: PolicySettings,
 }
 
 /// A loaded generation that does not run yet.
@@ -55,6 +58,8 @@ pub struct Loaded {
     pub around: Surroundings,
     /// Problems of plugins with `required = false`, which were left out.
     pub left_out: Vec<Problem>,
+    /// Plugins by name that run their last good version, and why.
+    pub last_good: BTreeMap<String, Problem>,
     /// Of all sources, options and the order.
     pub hash: u64,
 }
@@ -123,7 +128,62 @@ impl Inputs {
             sources,
             problems,
             digest,
+            config: config.clone(),
         })
+    }
+
+    /// What an archive kept. Tables are read as they are now.
+    pub fn archived(edition: &Edition) -> Result<Self, LoadReport> {
+        let config = edition.config();
+        let mut inputs = Self::read(&PolicySettings {
+            plugins: Vec::new(),
+            ..config.clone()
+        })?;
+        inputs.sources.clone_from(&edition.sources);
+        inputs.digest = digest(&config, &inputs.maps, &inputs.sources, &inputs.problems);
+        inputs.config = config;
+        Ok(inputs)
+    }
+
+    /// For the archive.
+    pub fn edition(&self) -> Edition {
+        Edition::new(&self.config, self.sources.clone())
+    }
+
+    /// With the last good version in place of each plugin that can't be loaded, and what is wrong with those; none if there
+    /// is no such version of any. What else is wrong stays so. The digest is still that of what is on disk.
+    fn repaired(&self, archive: &Archive) -> Option<(Self, Vec<(Source, Problem)>)> {
+        let around = self.surroundings();
+        let mut repaired = self.clone();
+        let mut replaced = Vec::new();
+        repaired.sources.clear();
+        for file in expand(&self.config.plugins).ok()? {
+            let shown = file.to_string_lossy();
+            let unreadable = self.problems.iter().find(|problem| problem.place == shown);
+            let source = self.sources.iter().find(|source| source.path == file);
+            let problem = match (source, unreadable) {
+                (Some(source), _) => load_plugin(source, &around).err(),
+                (None, problem) => problem.cloned(),
+            };
+            match (problem, archive.source(&file)) {
+                (Some(problem), Some(good)) => {
+                    repaired.problems.retain(|other| *other != problem);
+                    repaired.sources.push(good.clone());
+                    replaced.push((good.clone(), problem));
+                }
+                _ => repaired.sources.extend(source.cloned()),
+            }
+        }
+        (!replaced.is_empty()).then_some((repaired, replaced))
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            settings: Arc::clone(&self.settings),
+            maps: Arc::clone(&self.maps),
+            coverage: Coverage::Off,
+            options: None,
+        }
     }
 
     /// The same with `host.state` in memory only, for a rehearsal.
@@ -170,18 +230,36 @@ pub fn load(config: &PolicySettings, kept: &BTreeMap<String, Kept>) -> Result<Lo
     load_inputs(Inputs::read(config)?, kept)
 }
 
+/// Reads and loads everything, for a start: a plugin that can't be loaded runs as it was when it last was in force.
+/// Without such a version the problem stands.
+pub fn load_or_last_good(config: &PolicySettings, archive: &Archive) -> Result<Loaded, LoadReport> {
+    let inputs = Inputs::read(config)?;
+    let report = match load_inputs(inputs.clone(), &BTreeMap::new()) {
+        Ok(loaded) => return Ok(loaded),
+        Err(report) => report,
+    };
+    let Some((repaired, replaced)) = inputs.repaired(archive) else {
+        return Err(report);
+    };
+    let mut loaded = load_inputs(repaired, &BTreeMap::new()).map_err(|_| report)?;
+    let name_of = |source: &Source| {
+        let member = loaded.members.iter().find(|m| m.plugin.source == *source)?;
+        Some(member.plugin.name.clone())
+    };
+    loaded.last_good = replaced
+        .iter()
+        .filter_map(|(source, problem)| Some((name_of(source)?, problem.clone())))
+        .collect();
+    Ok(loaded)
+}
+
 /// Loads what was read.
 pub fn load_inputs(inputs: Inputs, kept: &BTreeMap<String, Kept>) -> Result<Loaded, LoadReport> {
     let mut report = LoadReport {
         problems: inputs.problems.clone(),
     };
     let settings = Arc::clone(&inputs.settings);
-    let around = Surroundings {
-        settings: Arc::clone(&settings),
-        maps: Arc::clone(&inputs.maps),
-        coverage: Coverage::Off,
-        options: None,
-    };
+    let around = inputs.surroundings();
     let mut left_out = Vec::new();
     let mut members: Vec<Member> = Vec::new();
     for source in &inputs.sources {
@@ -217,6 +295,7 @@ pub fn load_inputs(inputs: Inputs, kept: &BTreeMap<String, Kept>) -> Result<Load
         inputs,
         around,
         left_out,
+        last_good: BTreeMap::new(),
         hash,
     })
 }

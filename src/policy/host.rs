@@ -4,13 +4,15 @@
 //! to the host and can run on another thread. A failed or refused reload changes nothing.
 
 use super::api::{Hook, Reply, Request, Subject};
+use super::archive::{Archive, Edition};
 use super::generation::{self, Inputs, LoadReport, Loaded};
 use super::plugin::load::Problem;
 use super::plugin::store::Kept;
 use super::pool::{Pool, Sink};
-use super::status::Status;
+use super::status::{Health, Status};
 use crate::config::PolicySettings;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -18,6 +20,8 @@ pub struct Host {
     running: Generation,
     /// One earlier generation, for `rollback`.
     previous: Option<Generation>,
+    /// Kept for the next start.
+    archive: Arc<Mutex<Archive>>,
     numbers: u64,
     replies_in: mpsc::UnboundedSender<Reply>,
     replies: mpsc::UnboundedReceiver<Reply>,
@@ -31,6 +35,7 @@ struct Generation {
     inputs: u64,
     pool: Pool,
     left_out: Vec<Problem>,
+    last_good: BTreeMap<String, Problem>,
 }
 
 /// What became of a question.
@@ -43,17 +48,46 @@ pub enum Asked {
 }
 
 impl Host {
-    /// Loads the configured plugins. Blocks for as long as their files take; for start-up.
+    /// Loads the configured plugins. Blocks for as long as their files take.
     pub fn load(config: &PolicySettings) -> Result<Self, LoadReport> {
-        let loaded = generation::load(config, &BTreeMap::new())?;
+        let archive = Archive::read(config.archive.as_deref());
+        Ok(Self::begin(generation::load(config, &BTreeMap::new())?, archive))
+    }
+
+    /// The same at the daemon's start: a plugin whose file is broken runs its last good version, if one is known.
+    pub fn load_or_last_good(config: &PolicySettings) -> Result<Self, LoadReport> {
+        let archive = Archive::read(config.archive.as_deref());
+        let loaded = generation::load_or_last_good(config, &archive)?;
+        for (plugin, error) in &loaded.last_good {
+            tracing::error!(plugin, %error, "plugin can't be loaded; it runs as it last was");
+        }
+        Ok(Self::begin(loaded, archive))
+    }
+
+    fn begin(loaded: Loaded, mut archive: Archive) -> Self {
+        if archive.note(loaded.inputs.edition()) {
+            archive.save();
+        }
         let (replies_in, replies) = mpsc::unbounded_channel();
-        Ok(Self {
+        Self {
             running: Generation::start(1, loaded, &replies_in),
             previous: None,
+            archive: Arc::new(Mutex::new(archive)),
             numbers: 1,
             replies_in,
             replies,
-        })
+        }
+    }
+
+    fn archive(&self) -> MutexGuard<'_, Archive> {
+        // Only whole values are ever put in.
+        self.archive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be done after `commit` and `rollback`, on a thread that may block: the next start shall know of it.
+    pub fn keep(&self) -> impl FnOnce() + Send + 'static {
+        let archive = Arc::clone(&self.archive);
+        move || archive.lock().unwrap_or_else(PoisonError::into_inner).save()
     }
 
     /// Would any plugin answer this hook? If not there is no need to build a context.
@@ -119,14 +153,27 @@ impl Host {
     }
 
     pub fn status(&self) -> Status {
+        let mut plugins = self.running.pool.status();
+        for plugin in plugins.iter_mut().filter(|p| p.health == Health::Ok) {
+            if let Some(problem) = self.running.last_good.get(&plugin.name) {
+                plugin.health = Health::LastGood;
+                plugin.reason = Some(format!("runs its last good version: {problem}"));
+            }
+        }
         Status {
             generation: self.running.number,
             hash: format!("{:016x}", self.running.hash),
-            rollback: self.previous.is_some(),
+            rollback: self.previous.is_some() || self.archive().previous.is_some(),
             threads: self.running.pool.workers(),
-            plugins: self.running.pool.status(),
+            plugins,
             left_out: self.running.left_out.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    /// A plugin runs its last good version: which, and why.
+    pub fn last_good(&self) -> Option<String> {
+        let (plugin, problem) = self.running.last_good.iter().next()?;
+        Some(format!("plugin {plugin} runs its last good version: {problem}"))
     }
 
     /// First step of a reload: what the new generation inherits. Send it to a thread that may block.
@@ -140,12 +187,18 @@ impl Host {
     /// Last step: the candidate runs, the old generation is kept for `rollback`. The caller asks everything anew.
     pub fn commit(&mut self, candidate: Candidate) {
         self.numbers += 1;
+        self.archive().note(candidate.loaded.inputs.edition());
         let next = Generation::start(self.numbers, candidate.loaded, &self.replies_in);
         next.pool.inherit(&self.running.pool);
         self.previous = Some(std::mem::replace(&mut self.running, next));
     }
 
-    /// Goes back to the generation before the last reload. False: there is none.
+    /// The generation before this one, of an earlier run of the daemon: for `Preparation::load_archived`.
+    pub fn archived(&self) -> Option<Edition> {
+        self.archive().previous.clone()
+    }
+
+    /// Goes back to the generation before the last reload. False: none was in force in this run.
     pub fn rollback(&mut self) -> bool {
         let Some(mut previous) = self.previous.take() else {
             return false;
@@ -154,6 +207,7 @@ impl Host {
         previous.number = self.numbers;
         previous.pool.renumber(self.numbers);
         previous.pool.inherit(&self.running.pool);
+        self.archive().swap();
         self.previous = Some(std::mem::replace(&mut self.running, previous));
         true
     }
@@ -179,6 +233,7 @@ impl Generation {
             hash: loaded.hash,
             inputs: loaded.inputs.digest,
             left_out: loaded.left_out,
+            last_good: loaded.last_good,
             pool: Pool::start(number, loaded.members, loaded.around, sink),
         }
     }
@@ -216,6 +271,14 @@ impl Preparation {
             });
         }
         self.load(config)
+    }
+
+    /// Loads what was in force before. Blocks.
+    pub fn load_archived(self, edition: &Edition) -> Result<Candidate, LoadReport> {
+        Ok(Candidate {
+            loaded: generation::load_inputs(Inputs::archived(edition)?, &self.kept)?,
+            kept: self.kept,
+        })
     }
 
     /// Loads a new generation aside. Blocks.

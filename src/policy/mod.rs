@@ -10,6 +10,7 @@
 //! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `tools` are for plugin authors.
 
 pub mod api;
+pub mod archive;
 pub mod breaker;
 pub mod error;
 pub mod generation;

@@ -69,6 +69,8 @@ pub struct UserMetric {
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     Ok,
+    /// Its file can't be loaded: it runs as it was when it last was in force.
+    LastGood,
     /// Some hook is not called for a while, because it failed too often.
     Suspended,
     /// Not called any more until the next reload.

@@ -15,7 +15,7 @@ pub struct PolicyStatus {
 pub struct PluginRow {
     pub name: String,
     pub path: String,
-    /// `ok`, `tripped`, `disabled`, `failed`.
+    /// `ok`, `last_good` (its file is broken: it runs as it last was), `suspended` or `disabled`.
     pub health: String,
     pub hooks: Vec<String>,
     pub calls: u64,

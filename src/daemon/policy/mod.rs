@@ -89,6 +89,18 @@ pub struct Policy {
 impl Policy {
     /// Loads the plugins of a configuration; no thread without plugins.
     pub fn start(settings: &PolicySettings) -> Result<Self, LoadReport> {
+        Self::with(settings, Host::load)
+    }
+
+    /// The same when the daemon starts: what is broken runs as it last was.
+    pub fn start_or_last_good(settings: &PolicySettings) -> Result<Self, LoadReport> {
+        Self::with(settings, Host::load_or_last_good)
+    }
+
+    fn with(
+        settings: &PolicySettings,
+        load: impl FnOnce(&PolicySettings) -> Result<Host, LoadReport>,
+    ) -> Result<Self, LoadReport> {
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let facts = Arc::new(HostFacts {
             name: hostname.trim().to_owned(),
@@ -97,7 +109,7 @@ impl Policy {
         let host = if settings.plugins.is_empty() {
             None
         } else {
-            Some(Host::load(settings)?)
+            Some(load(settings)?)
         };
         Ok(Self {
             host,
@@ -111,6 +123,7 @@ impl Policy {
     pub fn replayed(settings: &PolicySettings) -> Result<Self, LoadReport> {
         let mut settings = settings.clone();
         settings.settings.remove("state");
+        settings.archive = None;
         let mut policy = Self::start(&settings)?;
         policy.replayed = Some(0.0);
         Ok(policy)
@@ -119,6 +132,11 @@ impl Policy {
     /// In a replay: what `ctx.now` is from here on, in seconds since 1970.
     pub fn set_clock(&mut self, now: f64) {
         self.replayed = Some(now);
+    }
+
+    /// A plugin could not be loaded when the daemon started, and runs as it last was.
+    pub fn last_good(&self) -> Option<String> {
+        self.host.as_ref()?.last_good()
     }
 
     pub fn usage(&self) -> PolicyUse {

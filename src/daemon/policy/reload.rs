@@ -205,6 +205,7 @@ impl Reactor {
             if let Some(host) = &mut self.policy.host {
                 host.commit(candidate);
             }
+            self.keep_generation();
             self.policy_changed();
             tracing::info!(target: "policy", changes = changes.len(), "plugins reloaded");
         }
@@ -214,21 +215,61 @@ impl Reactor {
         })
     }
 
+    /// What is in force now is written down for the next start.
+    fn keep_generation(&mut self) {
+        if let Some(host) = &self.policy.host {
+            let keep = host.keep();
+            self.background(move || {
+                keep();
+                Box::new(|_: &mut Reactor| {})
+            });
+        }
+    }
+
     pub(in super::super) fn policy_rollback(&mut self, reply: Reply<PolicyReloadReport>) {
-        let done = self.policy.host.as_mut().is_some_and(Host::rollback);
-        let answer = if done {
-            self.policy_changed();
-            Ok(PolicyReloadReport {
-                generation: self.policy_status().generation,
-                changes: Vec::new(),
-            })
-        } else {
-            Err(Failure::new(
-                FailureKind::Conflict,
-                "there is no earlier generation of plugins",
-            ))
+        if self.policy.host.as_mut().is_some_and(Host::rollback) {
+            let _ = reply.send(Ok(self.rolled_back()));
+            return;
+        }
+        let archived = self.policy.host.as_ref().and_then(|host| {
+            let edition = host.archived()?;
+            Some((edition, host.prepare()))
+        });
+        let Some((edition, preparation)) = archived.filter(|_| !self.policy_loading) else {
+            let none = Failure::new(FailureKind::Conflict, "there is no earlier generation of plugins");
+            let _ = reply.send(Err(none));
+            return;
         };
-        let _ = reply.send(answer);
+        // It ran before the daemon was started: loaded from what was kept of it.
+        self.policy_loading = true;
+        self.background(move || {
+            let loaded = catch_unwind(AssertUnwindSafe(|| preparation.load_archived(&edition)));
+            Box::new(move |reactor: &mut Reactor| {
+                reactor.policy_loading = false;
+                let answer = match (loaded, &mut reactor.policy.host) {
+                    (Ok(Ok(candidate)), Some(host)) => {
+                        host.commit(candidate);
+                        Ok(reactor.rolled_back())
+                    }
+                    (Ok(Err(report)), _) => Err(Failure::new(FailureKind::Invalid, report.to_string())),
+                    _ => Err(Failure::new(
+                        FailureKind::Internal,
+                        "loading the plugins panicked",
+                    )),
+                };
+                let _ = reply.send(answer);
+                reactor.begin_next_load();
+            })
+        });
+    }
+
+    fn rolled_back(&mut self) -> PolicyReloadReport {
+        self.keep_generation();
+        self.policy_changed();
+        PolicyReloadReport {
+            generation: self.policy_status().generation,
+            changes: Vec::new(),
+        }
     }
 
     /// Every decision that holds now, with the question as it would be asked now.

@@ -3,12 +3,13 @@
 
 use super::manifest::name_from_stem;
 use crate::policy::error::Error;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One plugin file with the modules it may `require`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     pub path: PathBuf,
     /// As shown in messages and used as chunk name.
@@ -20,7 +21,7 @@ pub struct Source {
     pub library: Arc<BTreeMap<String, Module>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Module {
     pub shown: String,
     pub text: String,

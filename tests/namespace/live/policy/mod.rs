@@ -1,6 +1,7 @@
 //! Plugins on a real daemon and a real kernel: what each shipped plugin decides, what becomes of hostile ones, what plugin
 //! authors are promised beyond verdicts.
 
+mod entries;
 mod hostile;
 mod promises;
 mod readme;

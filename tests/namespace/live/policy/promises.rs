@@ -250,3 +250,66 @@ fn what_a_plugin_counts_is_on_the_metrics_page() {
         }
     });
 }
+
+#[test]
+fn a_broken_file_at_the_start_and_a_rollback_after_it() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let mut daemon = with_plugin(
+            &host,
+            "return { api = 1, port = function() return { alias = 'first' } end }",
+        );
+        let _tap = host.tap("tap0");
+        daemon.wait_port("tap0", "attached");
+        let alias = |word: &str| {
+            wait_until(&format!("the alias is {word}"), SOON, || {
+                detail(&host, "tap0", "ifalias") == word
+            });
+        };
+        alias("first");
+        daemon.write_file(
+            "site.lua",
+            "return { api = 1, port = function() return { alias = 'second' } end }",
+        );
+        super::reload_plugins(&daemon);
+        alias("second");
+        daemon.stop();
+        // Somebody saves half a file, and the host is started again.
+        daemon.write_file("site.lua", "return { api = 1, port = function() return {");
+        daemon.start();
+        daemon.wait_in_sync();
+        daemon.expect_error("it runs as it last was");
+        let status = daemon.status();
+        assert_eq!(status["plugins"][0]["health"], "last_good", "{status}");
+        let error = status["config"]["error"].as_str().unwrap_or_default();
+        assert!(error.contains("site runs its last good version"), "{error}");
+        let _next = host.tap("tap1");
+        daemon.wait_port("tap1", "attached");
+        assert_eq!(detail(&host, "tap1", "ifalias"), "second");
+        // What ran before that is known too.
+        daemon.json(&["policy", "rollback"]);
+        alias("first");
+        daemon.assert_nothing_planned();
+    });
+}
+
+#[test]
+fn a_start_without_a_good_version_of_a_broken_plugin_ends_with_two() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let mut daemon = host.daemon(SITE);
+        daemon.stop();
+        daemon.write_file("site.lua", "return {");
+        let file = daemon.path("site.lua").to_string_lossy().into_owned();
+        daemon.write_configuration(&format!("{SITE}{}", policy(&[file], "")));
+        daemon.start();
+        assert_eq!(daemon.ended().code(), Some(2));
+        assert!(
+            daemon.log_text().contains("site.lua:1: "),
+            "{}",
+            daemon.log_text()
+        );
+    });
+}
