@@ -152,6 +152,7 @@
 ---@field port? tapwire.PortSettings Bridge-port flags.
 ---@field fdb? (tapwire.FdbRule)[] Forwarding entries.
 ---@field neigh? (tapwire.NeighbourRule)[] Permanent neighbours on the VXLAN device.
+---@field vlans? (integer)[] VLAN ids that it carries tagged beside its own: those of networks on the VLAN-aware bridge.
 ---@field tx_queue_len? integer|tapwire.Unset Length of the transmit queue in packets. Whole number 0..1000000.
 ---@field alias? string|tapwire.Unset `ifalias` of the tap.
 ---@field tags? table<string, string> Words for later plugins and for `explain`.

@@ -3,7 +3,8 @@
 use super::Desired;
 use super::guard::{Entry, derive_guard};
 use super::verdict::PortVerdict;
-use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, SubPort, TapSelector};
+use super::vid;
+use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, PortMapping, SubPort, TapSelector};
 use crate::observed::is_tap_kind;
 use std::sync::Arc;
 
@@ -97,14 +98,31 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
         fdb: verdict.map_or_else(Vec::new, |v| {
             v.fdb.iter().filter(|e| e.dst.is_none()).map(|e| e.mac).collect()
         }),
-        sub_ports: mapping.map_or_else(Vec::new, |m| {
-            let known = m
-                .sub_ports
-                .iter()
-                .filter(|sub| desired.network(&sub.network).is_some());
-            known.cloned().collect()
-        }),
+        sub_ports: sub_ports(desired, id, mapping, verdict),
     }))
+}
+
+/// The mapping's, as far as their networks are known, and on the VLAN-aware bridge policy's: there a tag that is a network's
+/// VLAN is that network.
+fn sub_ports(
+    desired: &Desired,
+    own: &NetworkId,
+    mapping: Option<&PortMapping>,
+    verdict: Option<&PortVerdict>,
+) -> Vec<SubPort> {
+    let told = mapping.into_iter().flat_map(|m| &m.sub_ports);
+    let known = told.filter(|sub| desired.network(&sub.network).is_some());
+    let mut all: Vec<SubPort> = known.cloned().collect();
+    let vlans = verdict.map_or(&[][..], |v| &v.vlans);
+    for vid in vlans.iter().filter(|_| desired.mode.shared().is_some()) {
+        if let Some(network) = vid::owner(desired, *vid)
+            && network != *own
+            && !all.iter().any(|sub| sub.vid == *vid || sub.network == network)
+        {
+            all.push(SubPort { vid: *vid, network });
+        }
+    }
+    all
 }
 
 /// For messages: how the mapping of a tap is written.
@@ -112,5 +130,48 @@ pub fn selector_text(selector: &TapSelector) -> String {
     match selector {
         TapSelector::Exact(name) => name.to_string(),
         TapSelector::Pattern(pattern) => pattern.as_str().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BridgeMode, Segment, TapMatch, Vid};
+
+    fn vlans(mode: BridgeMode, asked: &[i64]) -> Vec<(String, u16)> {
+        let taps = TapMatch {
+            patterns: Vec::new(),
+            other_kinds: Vec::new(),
+            adopt: false,
+        };
+        let mut desired = Desired::new(taps, "host");
+        desired.mode = mode;
+        let id = |text: &str| NetworkId::new(text).unwrap();
+        for (name, vid) in [("blue", 10), ("red", 20)] {
+            desired.set_network(crate::model::Network::new(id(name), Segment::Local));
+            desired.vids.assign(&id(name), Vid::new(vid).unwrap());
+        }
+        let verdict = PortVerdict {
+            vlans: asked.iter().map(|vid| Vid::new(*vid).unwrap()).collect(),
+            ..PortVerdict::default()
+        };
+        sub_ports(&desired, &id("blue"), None, Some(&verdict))
+            .into_iter()
+            .map(|sub| (sub.network.to_string(), sub.vid.get()))
+            .collect()
+    }
+
+    #[test]
+    fn a_vlan_that_policy_asks_for_is_the_network_that_has_it_on_the_shared_bridge() {
+        let shared = || {
+            BridgeMode::VlanAware(crate::model::SharedBridge {
+                name: crate::model::LinkName::new("brvlan").unwrap(),
+                attributes: crate::model::BridgeAttributes::default(),
+            })
+        };
+        assert_eq!(vlans(shared(), &[20]), [("red".to_owned(), 20)]);
+        // Its own, nobody's, and the same twice.
+        assert_eq!(vlans(shared(), &[10, 30, 20, 20]), [("red".to_owned(), 20)]);
+        assert_eq!(vlans(BridgeMode::default(), &[20]), []);
     }
 }

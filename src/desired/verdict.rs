@@ -1,6 +1,6 @@
 //! What site policy decided, as plain data. The Lua side converts into this; defaults mean "no opinion".
 
-use crate::model::{BridgeAttributes, FdbEntry, Mtu, NeighbourEntry, NetworkId, PortFlags};
+use crate::model::{BridgeAttributes, FdbEntry, Mtu, NeighbourEntry, NetworkId, PortFlags, Vid};
 
 /// Policy's say about one tap.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -17,6 +17,8 @@ pub struct PortVerdict {
     /// Entries on the network's VXLAN device (`dst` given) or static ones on the tap's bridge port (`dst` absent).
     pub fdb: Vec<FdbEntry>,
     pub neighbours: Vec<NeighbourEntry>,
+    /// VLANs carried tagged, on the VLAN-aware bridge; each is some network's there.
+    pub vlans: Vec<Vid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -60,6 +60,19 @@ pub fn is_reserved(desired: &Desired, vid: Vid) -> bool {
         .any(|network| fixed(desired, network) == Some(vid))
 }
 
+/// Whose VLAN it is on the shared bridge, or will be once that network is used.
+pub fn owner(desired: &Desired, vid: Vid) -> Option<NetworkId> {
+    if let Some(network) = desired.vids.network_of(vid) {
+        return Some(network.clone());
+    }
+    let will_be = |network: &&Network| {
+        desired.vids.get(&network.id).is_none()
+            && fixed(desired, network).or_else(|| preferred(network)) == Some(vid)
+            && super::aware::shared_bridge(desired, network).is_some()
+    };
+    desired.networks().find(will_be).map(|network| network.id.clone())
+}
+
 /// A VID for a network that has none, and not one of `in_use` (on some port already). Takes time in proportion to the number of networks.
 pub fn choose(desired: &Desired, network: &Network, in_use: &BTreeSet<Vid>) -> Option<Vid> {
     if let Some(vid) = fixed(desired, network) {

@@ -139,6 +139,11 @@ impl Keyed for NeighbourRule {
         self.ip.map(|ip| ip.to_string()).unwrap_or_default()
     }
 }
+impl<const MIN: i64, const MAX: i64> Keyed for Whole<MIN, MAX> {
+    fn key(&self) -> String {
+        self.get().to_string()
+    }
+}
 impl Keyed for String {
     fn key(&self) -> String {
         self.clone()

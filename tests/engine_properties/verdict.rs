@@ -99,6 +99,7 @@ pub fn of_port() -> impl Strategy<Value = PortVerdict> {
                 alias: alias.map(Into::into),
                 fdb,
                 neighbours,
+                vlans: Vec::new(),
             },
         )
 }

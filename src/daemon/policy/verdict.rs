@@ -22,6 +22,11 @@ pub fn add_port(to: &mut PortVerdict, decided: &Decided<api::PortVerdict>) {
     to.tx_queue_len = value(verdict.tx_queue_len.as_ref()).and_then(|v| u32::try_from(v.get()).ok());
     to.alias = value(verdict.alias.as_ref()).map(|alias| alias.as_str().into());
     to.fdb = verdict.fdb.iter().map(entry).collect();
+    to.vlans = verdict
+        .vlans
+        .iter()
+        .filter_map(|vid| Vid::new(vid.get()).ok())
+        .collect();
     to.neighbours = verdict
         .neigh
         .iter()

@@ -113,6 +113,8 @@ verdict_record! {
         pub fdb: Vec<FdbRule>,
         /// Permanent neighbours on the VXLAN device.
         pub neigh: Vec<NeighbourRule>,
+        /// VLAN ids that it carries tagged beside its own: those of networks on the VLAN-aware bridge.
+        pub vlans: Vec<VlanId>,
         /// Length of the transmit queue in packets.
         pub tx_queue_len: Option<Setting<Whole<0, 1000000>>>,
         /// `ifalias` of the tap.

@@ -1,5 +1,6 @@
 //! Entries, neighbours and suppression that a plugin asks for, on the kernel: there, put right, and gone again.
 
+use super::super::aware::vlans;
 use super::super::detail;
 use super::{fdb, policy, port_flag};
 use crate::support::feature::{Feature, require};
@@ -108,6 +109,53 @@ fn neighbours_entries_and_suppression_are_kept_and_undone() {
                 && bridge("mcast_snooping") == 1
                 && detail(&host, "vxlan-7", "linkinfo/info_data/ttl") != 9
         });
+        daemon.assert_nothing_planned();
+    });
+}
+
+#[test]
+fn vlans_of_other_networks_come_and_go_on_the_vlan_aware_bridge() {
+    in_namespace(|| {
+        require!(Feature::Tap, Feature::VlanFiltering, Feature::Dummy);
+        let host = Host::here();
+        host.ip("link add nic0 type dummy");
+        let site = r#"
+[bridge]
+mode = "vlan-aware"
+[taps]
+match = ["tap*"]
+[physical_networks]
+trunk = { interface = "nic0", trunk = true }
+[[network]]
+id = "blue"
+network_type = "local"
+[[network]]
+id = "tagged"
+network_type = "vlan"
+physical_network = "trunk"
+segmentation_id = 101
+[[port]]
+tap = "tap*"
+network = "blue"
+"#;
+        let daemon = host.daemon(site);
+        daemon.write_file(
+            "site.lua",
+            "return { api = 1, port = function(ctx)\n\
+             if ctx.link.name == 'tap0' then return { vlans = { 101, 999 } } end end }",
+        );
+        let file = daemon.path("site.lua").to_string_lossy().into_owned();
+        daemon.reload(&format!("{site}{}", policy(&[file], "")));
+        let _taps = [host.tap("tap0"), host.tap("tap1")];
+        daemon.wait_port("tap1", "attached");
+        let tagged = |link: &str| vlans(&host, link).contains(&(101, String::new()));
+        wait_until("tap0 carries the tag", SOON, || tagged("tap0") && tagged("nic0"));
+        assert_eq!((vlans(&host, "tap0").len(), vlans(&host, "tap1").len()), (2, 1));
+        // Somebody takes it out; then the plugin goes.
+        host.run("bridge vlan del dev tap0 vid 101");
+        wait_until("it is put back", SOON, || tagged("tap0"));
+        daemon.reload(site);
+        wait_until("it is gone", SOON, || vlans(&host, "tap0").len() == 1);
         daemon.assert_nothing_planned();
     });
 }
