@@ -119,6 +119,8 @@ impl Engine {
                 {
                     tap.wired = bridge.index;
                     tap.settled = None;
+                    // Those of another bridge's port; this one's come in later steps, or in a later plan.
+                    tap.fdb.clear();
                 }
             }
             (
