@@ -245,3 +245,34 @@ fn a_bridge_whose_first_request_failed_keeps_its_own_mtu() {
     }
     assert_eq!(world.host.kernel.named("brqloc").unwrap().link.mtu, 1500);
 }
+
+#[test]
+fn static_entries_come_with_a_port_whose_first_plan_failed() {
+    let mut world = World::new(false);
+    world.plugins(true, true);
+    let verdict = PortVerdict {
+        flags: PortFlags {
+            isolated: Some(true),
+            ..PortFlags::default()
+        },
+        fdb: vec![FdbEntry { mac: MAC, dst: None }],
+        ..PortVerdict::default()
+    };
+    for act in [tap(LOCAL), tap(VLAN), of_tap(verdict), Act::Settle] {
+        world.take(&act);
+    }
+    world.host.faults.push(Fault {
+        op: "set_port".to_owned(),
+        ..Fault::once(0, Moment::Before, libc::EBUSY)
+    });
+    for act in [bind(VLAN), Act::Settle, Act::Wait(20_000)] {
+        world.take(&act);
+    }
+    let index = world.taps()[0];
+    let device = world.host.kernel.device(index).unwrap();
+    assert!(
+        world.host.faults.iter().all(|fault| fault.times == 0),
+        "the fault struck"
+    );
+    assert_eq!(device.port_fdb, [MAC]);
+}
