@@ -27,11 +27,9 @@ impl Original {
             // A new bridge port starts with the kernel's flags, whatever it had elsewhere.
             self.flags = PortFlags::default();
         }
-        // What is not told yet of a port is how the kernel made it.
-        let have = match link.port {
-            Some(have) if !joins => have,
-            _ => PortFlags::NEW_PORT,
-        };
+        // What is not told yet of a port, flag by flag, is how the kernel made it.
+        let told = link.port.filter(|_| !joins).unwrap_or_default();
+        let have = PortFlags::NEW_PORT.overlaid_with(&told);
         let known = self.flags;
         let each = |said: Option<bool>, original: Option<bool>, have: Option<bool>| match (said, original) {
             (Some(_), None) => (said, have),
@@ -262,6 +260,22 @@ mod tests {
         let mut later = want();
         original.complete(&mut later, None, &link(off), false);
         assert_eq!(later, want());
+    }
+
+    #[test]
+    fn a_flag_that_was_not_told_yet_goes_back_to_what_a_new_port_has() {
+        // Of a fresh port only our own change is known so far.
+        let ours = PortFlags {
+            mcast_flood: Some(false),
+            ..PortFlags::default()
+        };
+        let mut original = Original::default();
+        let mut first = want();
+        first.flags.bcast_flood = Some(false);
+        original.complete(&mut first, None, &link(ours), false);
+        let mut gone = want();
+        original.complete(&mut gone, None, &link(PortFlags::NEW_PORT), false);
+        assert_eq!(gone.flags.bcast_flood, Some(true));
     }
 
     #[test]
