@@ -133,6 +133,7 @@ fn a_network_with_dhcp_serves_its_ports_over_restarts_and_leaves_nothing_when_it
     in_namespace(|| {
         require!(
             Feature::Tap,
+            Feature::Nat,
             Feature::Program("dnsmasq"),
             Feature::Program("udhcpc")
         );
@@ -196,6 +197,7 @@ fn a_server_survives_its_bridge_and_an_emptier_configuration_sweeps_what_a_kille
     in_namespace(|| {
         require!(
             Feature::Tap,
+            Feature::Nat,
             Feature::Program("dnsmasq"),
             Feature::Program("udhcpc")
         );
@@ -240,6 +242,7 @@ fn a_lease_is_told_to_plugins() {
     in_namespace(|| {
         require!(
             Feature::Tap,
+            Feature::Nat,
             Feature::Program("dnsmasq"),
             Feature::Program("udhcpc")
         );
