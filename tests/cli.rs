@@ -328,8 +328,9 @@ fn network() -> NetworkRow {
         network_type: "vlan".into(),
         segmentation_id: Some(100),
         physical_network: Some("physnet1".into()),
-        bridge: Some("brqblue".into()),
-        uplink: Some("eth1.100".into()),
+        bridge: Some("brvlan".into()),
+        vid: Some(100),
+        uplink: Some("eth1".into()),
         mtu: Some(1500),
         ports: 1,
         state: "ready".into(),
@@ -651,7 +652,7 @@ fn machines_get_the_stable_keys_on_one_line() {
         json(&["network", "list"])[0],
         serde_json::json!({
             "id": "blue", "name": "the blue one", "network_type": "vlan", "segmentation_id": 100,
-            "physical_network": "physnet1", "bridge": "brqblue", "uplink": "eth1.100", "mtu": 1500, "ports": 1,
+            "physical_network": "physnet1", "bridge": "brvlan", "vid": 100, "uplink": "eth1", "mtu": 1500, "ports": 1,
             "state": "ready", "reason": null,
         })
     );

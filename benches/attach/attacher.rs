@@ -23,6 +23,12 @@ pub enum Attacher {
         keys: String,
         extra: String,
     },
+    /// In a world that such a daemon made before it was killed: its requests alone (`networks::requests`).
+    Requests {
+        extra: String,
+        standing: usize,
+        first: bool,
+    },
 }
 
 /// The bridges of a world: those that get taps, and those whose taps are there from the start.
@@ -51,14 +57,22 @@ impl Attacher {
     /// Starts it and waits until it serves new taps: the reference's `ready`, the daemon's `READY=1` (in sync).
     pub fn start(&self, bridges: Bridges, folder: &Path) -> Result<Running> {
         match self {
-            Attacher::Reference => start_reference(bridges),
+            Attacher::Reference => start_reference(&["--reference", &bridges.new.to_string()]),
+            Attacher::Requests {
+                extra,
+                standing,
+                first,
+            } => {
+                drop(start_daemon(bridges, "", extra, folder)?);
+                start_reference(&["--requests", &standing.to_string(), &first.to_string()])
+            }
             Attacher::Daemon { keys, extra } => start_daemon(bridges, keys, extra, folder),
         }
     }
 
     /// Somebody must make the bridges; the daemon makes its own.
     pub fn makes_bridges(&self) -> bool {
-        matches!(self, Attacher::Daemon { .. })
+        !matches!(self, Attacher::Reference)
     }
 }
 
@@ -99,10 +113,10 @@ fn field(status: &str, name: &str) -> Result<u64> {
     number.parse().with_context(|| format!("{name} {line}"))
 }
 
-fn start_reference(bridges: Bridges) -> Result<Running> {
+fn start_reference(arguments: &[&str]) -> Result<Running> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["--reference", &bridges.new.to_string()])
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     die_with_parent(&mut command);

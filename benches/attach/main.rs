@@ -58,6 +58,9 @@ fn main() -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["--reference", bridges] => reference::run(bridges.parse()?).map(|()| ExitCode::SUCCESS),
+        ["--requests", standing, first] => {
+            networks::requests(standing.parse()?, first.parse()?).map(|()| ExitCode::SUCCESS)
+        }
         ["--world", task] => be_world(task).map(|()| ExitCode::SUCCESS),
         ["-h" | "--help", ..] => {
             println!("{USAGE}");
@@ -159,6 +162,7 @@ fn label(attacher: &Attacher) -> &'static str {
         Attacher::Reference => "reference",
         Attacher::Daemon { extra, .. } if extra.is_empty() => "tapwire",
         Attacher::Daemon { .. } => "tapwire+",
+        Attacher::Requests { .. } => "requests",
     }
 }
 

@@ -165,12 +165,21 @@ fn style(state: &str) -> Style {
     }
 }
 
+/// Behind the bridge.
+const VLAN_AT: usize = 5;
+
 fn list(out: &mut Output, rows: &[NetworkRow]) -> io::Result<()> {
-    let mut table = Table::new(&[
+    // Networks have VLANs on a VLAN-aware bridge only.
+    let vlans = rows.iter().any(|row| row.vid.is_some());
+    let mut heads = vec![
         "NETWORK", "NAME", "SEGMENT", "STATE", "BRIDGE", "UPLINK", ">MTU", ">PORTS", "REASON",
-    ]);
+    ];
+    if vlans {
+        heads.insert(VLAN_AT, ">VLAN");
+    }
+    let mut table = Table::new(&heads);
     for row in rows {
-        table.push(vec![
+        let mut cells = vec![
             row.id.clone().into(),
             row.name.clone().into(),
             segment(row).into(),
@@ -180,7 +189,11 @@ fn list(out: &mut Output, rows: &[NetworkRow]) -> io::Result<()> {
             row.mtu.into(),
             row.ports.into(),
             row.reason.clone().into(),
-        ]);
+        ];
+        if vlans {
+            cells.insert(VLAN_AT, row.vid.map(u32::from).into());
+        }
+        table.push(cells);
     }
     out.table(&table)
 }
@@ -198,6 +211,7 @@ fn show(out: &mut Output, detail: &NetworkDetail) -> io::Result<()> {
         ("name", row.name.clone()),
         ("from", Some(detail.origin.clone())),
         ("bridge", row.bridge.clone()),
+        ("vlan", row.vid.map(|vid| vid.to_string())),
         ("uplink", row.uplink.clone()),
         ("mtu", row.mtu.map(|m| m.to_string())),
     ];

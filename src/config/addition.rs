@@ -29,6 +29,10 @@ pub enum Unfit {
     },
     #[error("it can't have a bridge of its own: all networks are on {0}")]
     SharedBridge(LinkName),
+    #[error(
+        "it can't have a gateway: all networks are on {0} (gateways need mode = \"per-network\" in [bridge])"
+    )]
+    SharedGateway(LinkName),
     #[error("it can't be flat on {0}, which is a trunk of the VLAN-aware bridge")]
     FlatOnTrunk(PhysicalName),
     #[error("its segment ({segment}) belongs to network {other}")]
@@ -112,6 +116,9 @@ impl Devices {
             .filter(|_| !matches!(network.segment, Segment::Flat { .. }));
         if let (Some(shared), Some(_)) = (shared, network.bridge) {
             return Err(Unfit::SharedBridge(shared.name));
+        }
+        if let (Some(shared), Some(_)) = (shared, &network.gateway) {
+            return Err(Unfit::SharedGateway(shared.name));
         }
         let own = || match shared {
             Some(_) => Ok(None),
@@ -391,6 +398,33 @@ mod tests {
         );
         let other = serde_json::json!({ "gateway": own, "floating_ip": floating("203.0.113.8", "10.1.0.5") });
         assert_eq!(fits(&config, &told, &gateway("n", other)), Ok(()));
+    }
+
+    #[test]
+    fn where_networks_share_a_bridge_only_a_flat_one_has_a_gateway() {
+        let text =
+            "[bridge]\nmode = \"vlan-aware\"\n[physical_networks]\nphysnet1 = { interface = \"eth1\" }\n";
+        let config =
+            super::super::load_str(text, Path::new("a.toml")).unwrap_or_else(|report| panic!("{report}"));
+        let keys = serde_json::json!({ "gateway": { "addresses": ["10.0.0.1/24"] } });
+        let with_gateway = |segment: Segment| {
+            let mut network = network("n", segment);
+            let keys = keys.as_object().unwrap();
+            network.gateway =
+                super::super::gateway_from_json(keys, &network).unwrap_or_else(|r| panic!("{r}"));
+            network
+        };
+        assert_eq!(
+            fits(&config, [], &with_gateway(Segment::Local))
+                .unwrap_err()
+                .to_string(),
+            "it can't have a gateway: all networks are on brvlan (gateways need mode = \"per-network\" in [bridge])"
+        );
+        let physical = PhysicalName::new("physnet1").unwrap();
+        assert_eq!(
+            fits(&config, [], &with_gateway(Segment::Flat { physical })),
+            Ok(())
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::reader::{Refusal, Table};
 use super::report::Findings;
 use super::units;
 use crate::model::gateway::{FloatingIp, PortForward, Protocol};
-use crate::model::{LinkName, NetworkId};
+use crate::model::{LinkName, NetworkId, Segment};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -343,7 +343,12 @@ fn find<'n>(
 
 /// The host's address in a network is on the network's own bridge.
 pub(super) fn not_on_a_shared_bridge(networks: &[NetworkDraft], findings: &mut Findings) {
-    for network in networks {
+    // A flat network has one of its own.
+    let own = |draft: &&NetworkDraft| {
+        let network = draft.network.as_ref();
+        network.is_some_and(|n| matches!(n.segment, Segment::Flat { .. }))
+    };
+    for network in networks.iter().filter(|network| !own(network)) {
         if let Some(address) = network.gateway.as_ref().and_then(|g| g.addresses.first()) {
             findings
                 .error(

@@ -40,6 +40,8 @@ pub fn change(change: kernel::Change) -> Option<Change> {
             own: None,
             present: false,
         }),
+        kernel::Change::Vlans { index, rows, present } => Some(Change::Vlans { index, rows, present }),
+        kernel::Change::Vnis { index, rows, present } => Some(Change::Vnis { index, rows, present }),
         kernel::Change::LeftBridge { master: None, .. }
         | kernel::Change::RouteSet(_)
         | kernel::Change::RouteGone(_)

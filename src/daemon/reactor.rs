@@ -56,7 +56,7 @@ pub struct Reactor {
     pub(super) engine: Engine,
     pub(super) executor: Executor,
     pub(super) snapshot: Snapshot,
-    links: Monitor,
+    pub(super) links: Monitor,
     /// Events were lost and the queue was not empty since: what is still in it is older than a dump taken now.
     lost: bool,
     /// In this turn, everything queued was read.

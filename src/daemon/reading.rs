@@ -52,7 +52,10 @@ impl Reactor {
         &mut self,
         links: &[Link],
     ) -> Result<(Vec<(Ifindex, PortVlans)>, Vec<(Ifindex, VniRow)>), kernel::Error> {
-        if self.engine.desired().mode.shared().is_none() {
+        let shared = self.engine.desired().mode.shared().is_some();
+        // Subscribed before they are read.
+        self.links.hear_vlans(shared)?;
+        if !shared {
             return Ok(Default::default());
         }
         let vlans = self.snapshot.vlans().await?.rows;

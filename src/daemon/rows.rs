@@ -94,6 +94,7 @@ pub fn network(engine: &Engine, network: &Network) -> NetworkRow {
         physical_network: network.segment.physical().map(ToString::to_string),
         bridge: name_of(segment.and_then(|s| s.bridge))
             .or_else(|| engine.desired().bridge_name(network).map(|n| n.to_string())),
+        vid: engine.vid_of(&network.id).map(|vid| vid.get()),
         uplink: name_of(segment.and_then(|s| s.uplink)),
         mtu: segment.and_then(|s| s.mtu).or(network.mtu).map(|m| m.get()),
         ports: attached.count() as u64,

@@ -6,6 +6,7 @@
 
 use crate::config::{self, Changes, Config, Sourced};
 use crate::desired::Desired;
+use crate::desired::aware::shared_bridge;
 use crate::desired::port::selector_text;
 use crate::model::{Network, NetworkId, PortMapping, TapSelector};
 use crate::source::{self, store::Store};
@@ -93,7 +94,13 @@ pub fn desired(config: &Config, told: &Told, host: &str) -> Desired {
         .values()
         .chain(config.networks.iter().map(|n| &n.value))
     {
-        desired.set_network(network.clone());
+        let mut network = network.clone();
+        // Told by command before the mode became another one: files and commands are refused.
+        if network.gateway.is_some() && shared_bridge(&desired, &network).is_some() {
+            tracing::warn!(target: "source", network = %network.id, "all networks share a bridge: its gateway is left out");
+            network.gateway = None;
+        }
+        desired.set_network(network);
     }
     for mapping in told.mappings.iter().chain(config.ports.iter().map(|p| &p.value)) {
         desired.set_mapping(mapping.clone());
@@ -151,4 +158,31 @@ pub fn changes(before: &Config, after: &Config) -> Vec<String> {
             .map(|key| format!("[daemon] {key} changed: in force with the next start")),
     );
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Cidr, Gateway, Segment};
+
+    #[test]
+    fn a_gateway_told_before_all_networks_shared_a_bridge_is_left_out() {
+        let mut network = Network::new(NetworkId::new("told").unwrap(), Segment::Local);
+        let addresses: Vec<Cidr> = vec!["10.0.0.1/24".parse().unwrap()];
+        network.gateway = Some(Box::new(Gateway {
+            addresses,
+            ..Gateway::default()
+        }));
+        let told = Told {
+            networks: [(network.id.clone(), network.clone())].into(),
+            mappings: Vec::new(),
+        };
+        for (mode, kept) in [("per-network", true), ("vlan-aware", false)] {
+            let text = format!("[bridge]\nmode = \"{mode}\"\n");
+            let config = config::load_str(&text, Path::new("a.toml")).unwrap();
+            let desired = desired(&config, &told, "host");
+            assert_eq!(desired.has_gateways(), kept, "{mode}");
+            assert!(desired.network(&network.id).is_some());
+        }
+    }
 }

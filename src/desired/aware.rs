@@ -65,7 +65,7 @@ pub(super) fn derive(
 ) -> Result<SegmentWant, Waiting> {
     let chosen = desired.vids.get(&network.id);
     let vid = chosen
-        .or_else(|| super::vid::choose(desired, network, &observed.vids_in_use()))
+        .or_else(|| super::vid::choose(desired, network, |vid| observed.is_vid_in_use(vid)))
         .ok_or(Waiting::NoVid(shared.name))?;
     let asked = verdict.and_then(|v| v.mtu).or(network.mtu);
     let (uplink, mtu) = match &network.segment {

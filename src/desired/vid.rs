@@ -55,9 +55,7 @@ pub fn fixed(desired: &Desired, network: &Network) -> Option<Vid> {
 
 /// Does some network's trunk need it?
 pub fn is_reserved(desired: &Desired, vid: Vid) -> bool {
-    desired
-        .networks()
-        .any(|network| fixed(desired, network) == Some(vid))
+    reserved(desired).any(|tag| tag == vid)
 }
 
 /// Whose VLAN it is on the shared bridge, or will be once that network is used.
@@ -73,15 +71,21 @@ pub fn owner(desired: &Desired, vid: Vid) -> Option<NetworkId> {
     desired.networks().find(will_be).map(|network| network.id.clone())
 }
 
-/// A VID for a network that has none, and not one of `in_use` (on some port already). Takes time in proportion to the number of networks.
-pub fn choose(desired: &Desired, network: &Network, in_use: &BTreeSet<Vid>) -> Option<Vid> {
+/// Looks at every network only where there are trunks.
+fn reserved(desired: &Desired) -> impl Iterator<Item = Vid> {
+    let trunks = desired.physical.values().any(|physical| physical.trunk);
+    let networks = trunks.then(|| desired.networks()).into_iter().flatten();
+    networks.filter_map(|network| fixed(desired, network))
+}
+
+/// A VID for a network that has none, and not one that is `in_use` (some port is in it already).
+pub fn choose(desired: &Desired, network: &Network, in_use: impl Fn(Vid) -> bool) -> Option<Vid> {
     if let Some(vid) = fixed(desired, network) {
         return Some(vid);
     }
-    let reserved: BTreeSet<Vid> = desired.networks().filter_map(|n| fixed(desired, n)).collect();
-    let free = |vid: &Vid| {
-        !reserved.contains(vid) && !in_use.contains(vid) && desired.vids.network_of(*vid).is_none()
-    };
+    let reserved: BTreeSet<Vid> = reserved(desired).collect();
+    let free =
+        |vid: &Vid| desired.vids.network_of(*vid).is_none() && !in_use(*vid) && !reserved.contains(vid);
     let first = preferred(network).unwrap_or_else(|| hashed(network.id.as_str()));
     let all = || (i64::from(FIRST)..=i64::from(Vid::MAX)).filter_map(|raw| Vid::new(raw).ok());
     let (after, before) = (
@@ -161,7 +165,7 @@ mod tests {
         let all = [vlan("v", 100), vxlan("x", 100), vxlan("y", 5000), vxlan("z", 1)];
         let mut desired = desired(&all);
         let mut vid_of = |network: &Network| {
-            let vid = choose(&desired, network, &BTreeSet::new()).unwrap();
+            let vid = choose(&desired, network, |_| false).unwrap();
             assert_eq!(desired.vids.assign(&network.id, vid), None);
             vid.get()
         };
@@ -179,12 +183,12 @@ mod tests {
             .collect();
         let mut desired = desired(&[]);
         for network in &networks[..4093] {
-            let vid = choose(&desired, network, &BTreeSet::new()).unwrap();
+            let vid = choose(&desired, network, |_| false).unwrap();
             assert!(vid.get() >= FIRST);
             assert_eq!(desired.vids.assign(&network.id, vid), None);
         }
-        assert_eq!(choose(&desired, &networks[4093], &BTreeSet::new()), None);
+        assert_eq!(choose(&desired, &networks[4093], |_| false), None);
         desired.vids.release(&networks[7].id);
-        assert!(choose(&desired, &networks[4093], &BTreeSet::new()).is_some());
+        assert!(choose(&desired, &networks[4093], |_| false).is_some());
     }
 }

@@ -70,9 +70,9 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
             None => Effect::Same,
         },
         Op::Vni { action, link, row } => match index_of(observed, link) {
-            Some(index) => observed.apply(Change::Vni {
+            Some(index) => observed.apply(Change::Vnis {
                 index,
-                row: *row,
+                rows: vec![*row],
                 present: *action != ListAction::Delete,
             }),
             None => Effect::Same,

@@ -24,7 +24,7 @@ impl Engine {
     }
 
     /// The network's VLAN, if it is on the shared bridge and has one.
-    pub(super) fn vid_of(&self, id: &NetworkId) -> Option<Vid> {
+    pub fn vid_of(&self, id: &NetworkId) -> Option<Vid> {
         let network = self.desired.network(id)?;
         aware::shared_bridge(&self.desired, network)?;
         self.desired.vids.get(id)
@@ -44,10 +44,9 @@ impl Engine {
             (Some(fixed), Some(known)) if fixed == known => return,
             (Some(fixed), _) => Some(fixed),
             (None, Some(_)) => return,
-            (None, None) => self.users_vid(id).or_else(|| {
-                let in_use = self.observed.vids_in_use();
-                vid::choose(&self.desired, network, &in_use)
-            }),
+            (None, None) => self
+                .users_vid(id)
+                .or_else(|| vid::choose(&self.desired, network, |vid| self.observed.is_vid_in_use(vid))),
         };
         if let Some(chosen) = chosen
             && let Some(displaced) = self.desired.vids.assign(id, chosen)
@@ -171,6 +170,23 @@ impl Engine {
         }
     }
 
+    /// Somebody gave the VXLAN device a VNI, or took one away.
+    pub(super) fn on_vnis(&mut self, device: Ifindex, vnis: &[Vni], cause: CauseId) {
+        if !self.is_shared_vxlan(device) {
+            return;
+        }
+        self.strays = None;
+        let concerned: Vec<NetworkId> = self
+            .desired
+            .networks()
+            .filter(|n| matches!(&n.segment, Segment::Vxlan { vni } if vnis.contains(vni)))
+            .map(|n| n.id.clone())
+            .collect();
+        for id in concerned {
+            self.mark_segment(&id, cause);
+        }
+    }
+
     /// What was read of the VXLAN device of many networks, for each of them.
     pub(super) fn share_forwarding(&mut self, device: Ifindex, have: &ForwardingHave) {
         let mut parts: BTreeMap<Vni, ForwardingHave> = BTreeMap::new();
@@ -184,6 +200,15 @@ impl Engine {
                 segment.has_forwarding(device, parts.remove(vni).unwrap_or_default());
             }
         }
+        let ours = |have: &ForwardingHave| have.fdb.iter().any(|row| row.ours);
+        let strays = parts.into_iter().filter(|(_, have)| ours(have));
+        self.strays = Some((device, strays.map(|(vni, _)| vni).collect()));
+    }
+
+    /// Whether a VNI that the device is just given is known to have no entries of ours.
+    pub(super) fn is_clean(&self, device: Ifindex, vni: Vni) -> bool {
+        let strays = self.strays.as_ref().filter(|(read, _)| *read == device);
+        strays.is_some_and(|(_, vnis)| !vnis.contains(&vni))
     }
 
     /// VLANs of networks that nothing needs, on uplinks that others use. Only those that this run knows: what it does not
@@ -196,15 +221,14 @@ impl Engine {
         let Some(bridge) = self.shared_bridge_index() else {
             return (None, None);
         };
-        let idle: Vec<(NetworkId, Vid)> = self
+        let idle: BTreeMap<NetworkId, Vid> = self
             .desired
             .vids
             .iter()
             .filter(|(id, _)| !self.is_needed(id))
             .map(|(id, vid)| (id.clone(), vid))
             .collect();
-        self.idle_vids
-            .retain(|id, _| idle.iter().any(|(known, _)| known == id));
+        self.idle_vids.retain(|id, _| idle.contains_key(id));
         let mut next: Option<Time> = None;
         for (id, vid) in idle {
             let due = self.idle_vids.entry(id.clone()).or_insert(now).plus(prune_after);
@@ -213,6 +237,10 @@ impl Engine {
                 continue;
             }
             if let Some(plan) = self.vlan_away(bridge, &id, vid) {
+                // Which entries it leaves behind is not known, if it was never asked.
+                if self.segments.get(&id).is_none_or(|s| s.forwarding.is_none()) {
+                    self.strays = None;
+                }
                 return (Some(Action::Execute(plan)), next);
             }
             self.desired.vids.release(&id);

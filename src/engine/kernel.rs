@@ -29,8 +29,7 @@ impl Engine {
             Effect::Gone(link) => self.on_gone(&link, cause, now),
             Effect::Addresses(_) => self.on_addresses(cause),
             Effect::Vlans(index, vids) => self.on_vlans(index, &vids, cause),
-            // Told by our own operations only.
-            Effect::Vnis(..) => {}
+            Effect::Vnis(device, vnis) => self.on_vnis(device, &vnis, cause),
         }
     }
 
@@ -250,6 +249,7 @@ impl Engine {
         }
         self.observed.replace_vlans(snapshot.vlans, snapshot.vnis);
         self.recognise_vids();
+        self.strays = None;
         // What the mirror does not hold is read again where it is used.
         for segment in self.segments.values_mut() {
             segment.forwarding = None;

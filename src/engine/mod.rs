@@ -40,7 +40,7 @@ mod verdicts;
 pub mod view;
 
 use crate::desired::Desired;
-use crate::model::{Ifindex, LinkName, NetworkId, Time};
+use crate::model::{Ifindex, LinkName, NetworkId, Time, Vni};
 use crate::observed::Observed;
 use crate::plan::{CauseId, Key, Plan};
 use event::{Action, Event, Loss, PolicyUse, Why};
@@ -98,6 +98,9 @@ pub struct Engine {
     idle: BTreeMap<Ifindex, Time>,
     /// Networks with a VLAN on the shared bridge that nothing needs, and since when.
     idle_vids: BTreeMap<NetworkId, Time>,
+    /// VNIs with entries of ours on the VXLAN device of many networks that no network has, as when it was last read: an
+    /// earlier run's. Unknown when somebody else changed its VNIs since.
+    strays: Option<(Ifindex, BTreeSet<Vni>)>,
     prune_check_at: Option<Time>,
     prune_after: Option<Duration>,
     give_back: Option<relocation::GiveBack>,
@@ -143,6 +146,7 @@ impl Engine {
             watched: BTreeMap::new(),
             idle: BTreeMap::new(),
             idle_vids: BTreeMap::new(),
+            strays: None,
             prune_check_at: None,
             prune_after,
             give_back: None,

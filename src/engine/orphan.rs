@@ -116,23 +116,22 @@ impl Engine {
             // Somebody's addresses, and no interface recorded that they would belong to.
             return None;
         }
+        let bridge = reference(link);
         let mut steps: Vec<Step> = Vec::new();
         for port in ports.iter().filter(|port| Some(port.index) != uplink) {
             let link = reference(port);
             if trunks.contains(&port.name) {
-                steps.push(release(link).into());
-                // We silenced it when it became a port.
+                // We silenced it when it became a port. Let go and still silent it would be nobody's business any more.
+                steps.push(Step {
+                    op: set_master(link, Master::Clear),
+                    undo: Some(set_master(link, Master::Set(bridge))),
+                });
                 steps.push(Op::DisableIpv6 { link, disable: false }.into());
             } else {
                 steps.push(Op::DeleteLink { link }.into());
             }
         }
-        steps.push(
-            Op::DeleteLink {
-                link: reference(link),
-            }
-            .into(),
-        );
+        steps.push(Op::DeleteLink { link: bridge }.into());
         Some(Action::Execute(Plan {
             key: Key::Orphan(index),
             cause: CauseId(self.causes),
@@ -199,11 +198,11 @@ fn end_give_back(engine: &mut Engine, bridge: Ifindex, error: Option<String>, no
     }
 }
 
-fn release(link: LinkRef) -> Op {
+fn set_master(link: LinkRef, master: Master) -> Op {
     Op::SetLink {
         link,
         change: LinkChange {
-            master: Some(Master::Clear),
+            master: Some(master),
             ..LinkChange::default()
         },
     }

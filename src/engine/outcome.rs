@@ -99,12 +99,16 @@ impl Engine {
             (_, Op::Guard { .. } | Op::GuardTable(_)) => {
                 self.guard_acknowledged(op);
             }
-            // A VNI just made known has no entries of ours: no need to read a list that is long on a shared device.
-            (Key::Network(id), Op::Vni { link, .. }) => {
-                if let Some(device) = self.observed.by_name(&link.name).map(|l| l.index)
-                    && let Some(segment) = self.segments.get_mut(id)
-                {
-                    segment.has_forwarding(device, ForwardingHave::default());
+            // A VNI just made known has no entries of ours, as far as is known: no need to read a list that is long on a
+            // shared device.
+            (Key::Network(id), Op::Vni { link, row, .. }) => {
+                let device = self.observed.by_name(&link.name).map(|l| l.index);
+                let clean = device.filter(|device| self.is_clean(*device, row.vni));
+                if let Some(segment) = self.segments.get_mut(id) {
+                    match clean {
+                        Some(device) => segment.has_forwarding(device, ForwardingHave::default()),
+                        None => segment.forwarding = None,
+                    }
                 }
             }
             (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {

@@ -248,7 +248,8 @@ impl Engine {
             _ => tap
                 .refused_mtu
                 .map(|mtu| format!("the kernel refused mtu {mtu} for this tap").into())
-                .or_else(|| tap.trunk.as_ref()?.remark.clone()),
+                .or_else(|| tap.trunk.as_ref()?.remark.clone())
+                .or_else(|| unguarded_sub_ports(&tap.intent)),
         };
         let changed = tap.remark != remark;
         tap.remark = remark;
@@ -405,5 +406,15 @@ impl Engine {
             attach_us: tap.attach_us,
         };
         self.note(now, tap.cause, what);
+    }
+}
+
+/// Who told what a port may send should not think that it holds for its sub-ports.
+fn unguarded_sub_ports(intent: &PortIntent) -> Option<Box<str>> {
+    match intent {
+        PortIntent::Attach(want) if want.guard.is_some() && !want.sub_ports.is_empty() => {
+            Some("its sub-ports have no spoof guard".into())
+        }
+        _ => None,
     }
 }

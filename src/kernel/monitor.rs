@@ -84,6 +84,7 @@ pub struct Monitor {
     granted: usize,
     portid: u32,
     foreign: u64,
+    hears_vlans: bool,
 }
 
 impl Monitor {
@@ -115,7 +116,33 @@ impl Monitor {
             granted,
             portid,
             foreign: 0,
+            hears_vlans: false,
         })
+    }
+
+    /// Whether VLANs of bridge ports and VNIs of VXLAN devices (`bridge vlan`, `bridge vni`) are told too, in order with the
+    /// links that have them. A kernel without such groups (before 5.6 and 5.18) has nothing to tell.
+    pub fn hear_vlans(&mut self, hear: bool) -> Result<(), Error> {
+        if hear == self.hears_vlans {
+            return Ok(());
+        }
+        for group in [libc::RTNLGRP_BRVLAN, libc::RTNLGRP_TUNNEL] {
+            let socket = self.socket.get_mut();
+            let changed = match hear {
+                true => socket.add_membership(group),
+                false => socket.drop_membership(group),
+            };
+            if let Err(source) = changed
+                && source.raw_os_error() != Some(libc::EINVAL)
+            {
+                return Err(Error::Io {
+                    what: "subscribing to VLANs and VNIs",
+                    source,
+                });
+            }
+        }
+        self.hears_vlans = hear;
+        Ok(())
     }
 
     /// The receive buffer the kernel granted, in bytes as it counts them (twice what was asked, or less than that

@@ -4,10 +4,9 @@
 //! so their order and repetition do not matter. The interface index is the key; a name is an attribute that may move
 //! from one index to another. Nothing here decides anything: `apply` only says what changed, the engine knows who cares.
 
-use crate::model::{Ifindex, Link, LinkKind, LinkName, PortFlags, PortVlans, Vid, VlanRow, VniRow};
+use crate::model::{Ifindex, Link, LinkKind, LinkName, PortFlags, PortVlans, Vid, VlanRow, Vni, VniRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
 mod vlans;
 
 /// One fact from the kernel.
@@ -30,10 +29,16 @@ pub enum Change {
         vid: Vid,
         row: Option<VlanRow>,
     },
-    /// One VNI of a VXLAN device.
-    Vni {
+    /// RTM_NEWVLAN, RTM_DELVLAN: these VLANs of a port. A row without a VNI says nothing of one.
+    Vlans {
         index: Ifindex,
-        row: VniRow,
+        rows: Vec<VlanRow>,
+        present: bool,
+    },
+    /// RTM_NEWTUNNEL, RTM_DELTUNNEL: VNIs of a VXLAN device.
+    Vnis {
+        index: Ifindex,
+        rows: Vec<VniRow>,
         present: bool,
     },
     /// RTM_DELLINK, `AF_BRIDGE`: the port left its bridge; the link itself lives on.
@@ -70,8 +75,8 @@ pub enum Effect {
     Addresses(Ifindex),
     /// These VLANs of a bridge port changed, and nothing else of it.
     Vlans(Ifindex, Vec<Vid>),
-    /// The VNIs of a VXLAN device changed.
-    Vnis(Ifindex, VniRow),
+    /// These VNIs of a VXLAN device came, changed or went.
+    Vnis(Ifindex, Vec<Vni>),
 }
 
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
@@ -173,14 +178,9 @@ impl Observed {
                     (effect, _) => effect,
                 }
             }
-            Change::PortVlan { index, vid, row } => match self.vlans.set(index, vid, row) {
-                true => Effect::Vlans(index, vec![vid]),
-                false => Effect::Same,
-            },
-            Change::Vni { index, row, present } => match self.vlans.set_vni(index, row, present) {
-                true => Effect::Vnis(index, row),
-                false => Effect::Same,
-            },
+            Change::PortVlan { index, vid, row } => self.apply_own_vlan(index, vid, row),
+            Change::Vlans { index, rows, present } => self.apply_vlans(index, rows, present),
+            Change::Vnis { index, rows, present } => self.apply_vnis(index, rows, present),
             Change::LeftBridge { index, master } => self.update(index, |link| {
                 // A port moved to another bridge leaves the first one after it joined the second.
                 if link.master == Some(master) {

@@ -1,18 +1,21 @@
 //! VLANs of bridge ports and VNIs of VXLAN devices. Kept only where bridges filter by VLAN for us
 //! (`[bridge] mode = "vlan-aware"`): elsewhere nothing is stored and nobody is told.
 //!
-//! Every AF_BRIDGE message about a port lists all its VLANs, so a message replaces what is known. A port not heard of
-//! yet is in no VLAN: our bridge gives none to a new port.
+//! Every AF_BRIDGE message about a port lists all its VLANs, so a message replaces what is known; what the bridge does to its
+//! ports of itself (another `vlan_default_pvid`) is told VLAN by VLAN. A port not heard of yet is in no VLAN: our bridge gives
+//! none to a new port.
 
-use super::Observed;
+use super::{Effect, Observed};
 use crate::model::{Ifindex, PortVlans, Vid, VlanRow, Vni, VniRow};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Vlans {
     kept: bool,
     ports: BTreeMap<Ifindex, PortVlans>,
+    /// How many ports are in a VLAN: who looks for a free one must not ask every port.
+    members: BTreeMap<Vid, u32>,
     vnis: BTreeMap<Ifindex, BTreeMap<Vni, Option<IpAddr>>>,
 }
 
@@ -27,7 +30,30 @@ impl Vlans {
             return None;
         }
         let before = std::mem::replace(known, vlans);
-        Some(before.differences(known))
+        let different = before.differences(known);
+        let now: Vec<(Vid, bool, bool)> = different
+            .iter()
+            .map(|vid| (*vid, before.get(*vid).is_some(), known.get(*vid).is_some()))
+            .collect();
+        for (vid, was, is) in now {
+            self.count(vid, was, is);
+        }
+        Some(different)
+    }
+
+    fn count(&mut self, vid: Vid, was: bool, is: bool) {
+        match (was, is) {
+            (false, true) => *self.members.entry(vid).or_default() += 1,
+            (true, false) => {
+                if let Some(members) = self.members.get_mut(&vid) {
+                    *members -= 1;
+                    if *members == 0 {
+                        self.members.remove(&vid);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     pub fn set(&mut self, index: Ifindex, vid: Vid, row: Option<VlanRow>) -> bool {
@@ -38,11 +64,20 @@ impl Vlans {
         if known.get(vid) == row.as_ref() {
             return false;
         }
+        let (was, is) = (known.get(vid).is_some(), row.is_some());
         match row {
             Some(row) => known.set(row),
             None => known.remove(vid),
         }
+        self.count(vid, was, is);
         true
+    }
+
+    /// As `set`, by somebody's message: a VNI stays with its VLAN until that goes.
+    pub fn told(&mut self, index: Ifindex, row: VlanRow, present: bool) -> bool {
+        let known = self.ports.get(&index).and_then(|vlans| vlans.get(row.vid));
+        let vni = row.vni.or_else(|| known?.vni);
+        self.set(index, row.vid, present.then_some(VlanRow { vni, ..row }))
     }
 
     pub fn set_vni(&mut self, index: Ifindex, row: VniRow, present: bool) -> bool {
@@ -58,11 +93,13 @@ impl Vlans {
     }
 
     pub fn forget_port(&mut self, index: Ifindex) {
-        self.ports.remove(&index);
+        for row in self.ports.remove(&index).unwrap_or_default().rows() {
+            self.count(row.vid, true, false);
+        }
     }
 
     pub fn forget(&mut self, index: Ifindex) {
-        self.ports.remove(&index);
+        self.forget_port(index);
         self.vnis.remove(&index);
     }
 }
@@ -81,10 +118,9 @@ impl Observed {
     pub fn vlan(&self, port: Ifindex, vid: Vid) -> Option<&VlanRow> {
         self.vlans_of(port)?.get(vid)
     }
-    /// VIDs that some port is in.
-    pub fn vids_in_use(&self) -> BTreeSet<Vid> {
-        let rows = self.vlans.ports.values().flat_map(PortVlans::rows);
-        rows.map(|row| row.vid).collect()
+    /// Is some port in this VLAN?
+    pub fn is_vid_in_use(&self, vid: Vid) -> bool {
+        self.vlans.members.contains_key(&vid)
     }
     /// The VNIs that a VXLAN device takes.
     pub fn vnis_of(&self, device: Ifindex) -> impl Iterator<Item = VniRow> {
@@ -99,6 +135,39 @@ impl Observed {
         Some(VniRow { vni, group })
     }
 
+    pub(super) fn apply_own_vlan(&mut self, index: Ifindex, vid: Vid, row: Option<VlanRow>) -> Effect {
+        match self.vlans.set(index, vid, row) {
+            true => Effect::Vlans(index, vec![vid]),
+            false => Effect::Same,
+        }
+    }
+
+    pub(super) fn apply_vlans(&mut self, index: Ifindex, rows: Vec<VlanRow>, present: bool) -> Effect {
+        // Of a bridge itself, or of a port that was let go: its bridge's message came first and said it all.
+        if self.link(index).is_none_or(|link| link.master.is_none()) {
+            return Effect::Same;
+        }
+        let changed = rows
+            .into_iter()
+            .filter(|row| self.vlans.told(index, *row, present));
+        let changed: Vec<Vid> = changed.map(|row| row.vid).collect();
+        match changed.is_empty() {
+            true => Effect::Same,
+            false => Effect::Vlans(index, changed),
+        }
+    }
+
+    pub(super) fn apply_vnis(&mut self, index: Ifindex, rows: Vec<VniRow>, present: bool) -> Effect {
+        let changed = rows
+            .into_iter()
+            .filter(|row| self.vlans.set_vni(index, *row, present));
+        let changed: Vec<Vni> = changed.map(|row| row.vni).collect();
+        match changed.is_empty() {
+            true => Effect::Same,
+            false => Effect::Vnis(index, changed),
+        }
+    }
+
     /// A complete dump of what is in which VLAN.
     pub fn replace_vlans(
         &mut self,
@@ -109,6 +178,10 @@ impl Observed {
             return;
         }
         self.vlans.ports = ports.into_iter().collect();
+        self.vlans.members.clear();
+        for row in self.vlans.ports.values().flat_map(PortVlans::rows) {
+            *self.vlans.members.entry(row.vid).or_default() += 1;
+        }
         self.vlans.vnis.clear();
         for (index, row) in vnis {
             self.vlans

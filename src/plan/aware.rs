@@ -14,7 +14,7 @@ use super::segment::{
 };
 use crate::desired::segment::{Marks, SegmentWant, SharedWant, UplinkWant};
 use crate::model::owned::{self, Mark};
-use crate::model::{Ifindex, LinkKind, LinkName, Mtu, PortFlags, Vid, VlanRow, VniRow};
+use crate::model::{Ifindex, LinkKind, LinkName, Mtu, PortFlags, PortVlans, Vid, VlanRow, VniRow};
 use crate::observed::Observed;
 
 pub(super) fn plan_shared(
@@ -80,10 +80,19 @@ fn plan_row(link: LinkRef, bridge: LinkRef, row: VlanRow, observed: &Observed, o
         return;
     }
     let vlan = |action, row| Op::Vlan { action, link, row };
-    // A VLAN keeps the VNI it was told first.
+    // A VLAN keeps the VNI it was told first, and no two have the same one.
     if let Some(other) = have.filter(|have| have.vni.is_some() && have.vni != row.vni) {
         ops.push(vlan(ListAction::Delete, *other));
     }
+    let all = link.index.and_then(|index| observed.vlans_of(index));
+    let rows = all
+        .into_iter()
+        .flat_map(PortVlans::rows)
+        .filter(|_| row.vni.is_some());
+    ops.extend(
+        rows.filter(|other| other.vni == row.vni && other.vid != row.vid)
+            .map(|other| vlan(ListAction::Delete, *other)),
+    );
     ops.push(vlan(ListAction::Add, row));
 }
 
@@ -150,18 +159,19 @@ fn plan_trunk(
     Ok(())
 }
 
-/// A NIC that was a trunk and is to have sub-interfaces: what it has tagged would come twice.
+/// A NIC that was a trunk and is to have sub-interfaces: what it has tagged would come twice. It was silenced when it became a
+/// port (`plan_trunk`).
 fn release_trunk(parent: Ifindex, bridge: LinkRef, observed: &Observed, ops: &mut Vec<Op>) {
     if let Some(link) = observed.link(parent)
         && is_port(reference(link), bridge, observed)
     {
-        ops.push(Op::SetLink {
-            link: reference(link),
-            change: LinkChange {
-                master: Some(Master::Clear),
-                ..LinkChange::default()
-            },
-        });
+        let link = reference(link);
+        let change = LinkChange {
+            master: Some(Master::Clear),
+            ..LinkChange::default()
+        };
+        ops.push(Op::SetLink { link, change });
+        ops.push(Op::DisableIpv6 { link, disable: false });
     }
 }
 

@@ -21,7 +21,7 @@ enum Owner {
 }
 
 /// Beginning of the operation's line, and whose it is.
-const OPERATIONS: [(&str, &str, Owner); 19] = [
+const OPERATIONS: [(&str, &str, Owner); 27] = [
     ("vxlan", "ip link add brqblue", Owner::Network),
     ("vxlan", "sysctl net.ipv6.conf.brqblue", Owner::Network),
     ("vxlan", "ip link set brqblue mtu", Owner::Network),
@@ -45,6 +45,14 @@ const OPERATIONS: [(&str, &str, Owner); 19] = [
     ("local", "sysctl net.ipv6.conf.tap0", Owner::Tap),
     ("local", "ip link set tap0 master", Owner::Tap),
     ("local", "ip link set tap0 up", Owner::Tap),
+    ("aware vxlan", "ip link add vxlan-shared", Owner::Network),
+    ("aware vxlan", "bridge link set dev vxlan-shared", Owner::Network),
+    ("aware vxlan", "bridge vni add dev vxlan-shared", Owner::Network),
+    ("aware vxlan", "bridge vlan add dev vxlan-shared", Owner::Network),
+    ("aware vxlan", "bridge fdb append", Owner::Network),
+    ("aware vlan", "bridge vlan add dev eth1.100", Owner::Network),
+    ("aware trunk", "bridge vlan add dev eth1", Owner::Network),
+    ("aware local", "bridge vlan add dev tap0", Owner::Tap),
 ];
 
 /// One errno of each class, and whether time alone brings another try.
@@ -72,10 +80,24 @@ const BLUE: [(&str, &str); 4] = [
 ];
 
 fn configuration(kind: &str) -> String {
-    let (_, blue) = BLUE.iter().find(|(k, _)| *k == kind).expect("a kind");
+    let aware = kind.strip_prefix("aware ");
+    let trunk = aware == Some("trunk");
+    let segment = match aware {
+        Some("trunk") => "vlan",
+        Some(segment) => segment,
+        None => kind,
+    };
+    let (_, blue) = BLUE.iter().find(|(k, _)| *k == segment).expect("a kind");
+    let mode = if aware.is_some() {
+        "vlan-aware"
+    } else {
+        "per-network"
+    };
+    let responder = aware.is_none();
     format!(
-        "[physical_networks]\nphysnet1 = {{ interface = \"eth1\" }}\n\
-         [vxlan]\nlocal_ip = \"192.0.2.11\"\nl2_population = true\narp_responder = true\n\
+        "[bridge]\nmode = \"{mode}\"\n\
+         [physical_networks]\nphysnet1 = {{ interface = \"eth1\", trunk = {trunk} }}\n\
+         [vxlan]\nlocal_ip = \"192.0.2.11\"\nl2_population = true\narp_responder = {responder}\n\
          [[network]]\nid = \"red\"\nnetwork_type = \"local\"\n\
          [[network]]\nid = \"blue\"\n{blue}\n\
          [[port]]\ntap = \"tap0\"\nnetwork = \"blue\"\n\
@@ -89,11 +111,15 @@ fn world(kind: &str) -> Host {
     let desired = daemon::sources::desired(&config, &daemon::sources::Told::default(), "host");
     let mut host = Host::new(Kernel::default(), desired, None);
     let up = if kind == "vlan" { "false" } else { "true" };
+    // A trunk has no addresses of the host.
+    let address = if kind == "aware trunk" {
+        ""
+    } else {
+        r#""198.51.100.7/24""#
+    };
     for line in [
         r#"{"do":"link","name":"eth0","kind":"physical","up":true,"addresses":["192.0.2.11/24"]}"#,
-        &format!(
-            r#"{{"do":"link","name":"eth1","kind":"physical","up":{up},"addresses":["198.51.100.7/24"]}}"#
-        ),
+        &format!(r#"{{"do":"link","name":"eth1","kind":"physical","up":{up},"addresses":[{address}]}}"#),
     ] {
         step(&mut host, line);
     }
@@ -126,6 +152,9 @@ fn blue(host: &Host) -> SegmentState {
 fn a_refused_operation_concerns_its_own_tap_or_network_and_nobody_else() {
     for (kind, operation, owner) in OPERATIONS {
         for (errno, retried) in REFUSALS {
+            // Of a port's VLANs it says that the port has left its bridge.
+            let of_a_port = operation.starts_with("bridge vlan");
+            let retried = retried || of_a_port;
             let case = format!("{kind}: {operation} refused with errno {errno}");
             let mut host = world(kind);
             host.faults.push(Fault {

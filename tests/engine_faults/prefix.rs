@@ -10,9 +10,9 @@ use tapwire::engine::event::Event;
 use tapwire::plan::address_move::address_of;
 
 /// Scenarios that end in rest without a fault of their own.
-const STORIES: [&str; 17] = [
+const STORIES: [&str; 19] = [
     "02-", "03-", "04-", "05-", "08-", "09-", "16-", "24-", "25-", "26-", "27-", "28-", "29-", "32-", "38-",
-    "40-", "43-",
+    "40-", "43-", "60-", "61-",
 ];
 
 const FAULTS: [(Moment, i32); 5] = [

@@ -1,6 +1,7 @@
 //! What must hold.
 
-use super::hand::{HOST_ADDRESSES, NETWORKS, World, is_strangers};
+use super::hand::{BRIDGE, HOST_ADDRESSES, Mode, TUNNEL, World, is_strangers, vni};
+use crate::fake_kernel::Device;
 use proptest::test_runner::TestCaseError;
 use proptest::{prop_assert, prop_assert_eq};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,7 @@ use tapwire::desired::fdb::derive_forwarding;
 use tapwire::desired::port::{PortIntent, derive_port};
 use tapwire::engine::event::Event;
 use tapwire::engine::state::PortState;
-use tapwire::model::{LinkKind, Mac};
+use tapwire::model::{LinkKind, Mac, NetworkId, Segment, Vid, VlanRow, VniRow};
 use tapwire::plan::address_move::address_of;
 use tapwire::plan::guard::TableHave;
 
@@ -39,7 +40,9 @@ pub fn converged(world: &mut World) -> Verdict {
         }
         let tap = host.engine.tap(index);
         prop_assert_eq!(tap.map(|t| &t.state), Some(&PortState::Attached), "{}", link.name);
-        let (_, bridge, uplink) = NETWORKS
+        let (_, bridge, uplink) = world
+            .mode
+            .networks()
             .iter()
             .find(|(id, ..)| *id == want.network.as_str())
             .expect("a network");
@@ -49,13 +52,17 @@ pub fn converged(world: &mut World) -> Verdict {
             .map(|d| d.link.name.to_string());
         prop_assert_eq!(master.as_deref(), Some(*bridge), "{}", link.name);
         prop_assert!(link.up && link.ipv6_disabled == Some(true), "{:?}", link);
+        let shared = *bridge == BRIDGE;
         let bridge = host.kernel.named(bridge).expect("a bridge");
         prop_assert!(bridge.link.up);
         if let Some(mtu) = want.mtu {
             prop_assert_eq!(link.mtu, mtu.get());
         }
+        if shared {
+            in_its_vlan(world, &want.network, device)?;
+        }
         let told = host.engine.desired().network(&want.network).and_then(|n| n.mtu);
-        if let Some(mtu) = of_network.and_then(|v| v.mtu).or(told) {
+        if let Some(mtu) = of_network.and_then(|v| v.mtu).or(told).filter(|_| !shared) {
             prop_assert_eq!(bridge.link.mtu, mtu.get());
         }
         let flags = want.flags.missing_in(&link.port.unwrap_or_default());
@@ -109,6 +116,45 @@ pub fn converged(world: &mut World) -> Verdict {
     forwarding(world)
 }
 
+/// A tap is in its network's VLAN and in no other, and the VLAN leaves the host where the network's type says.
+fn in_its_vlan(world: &World, id: &NetworkId, tap: &Device) -> Verdict {
+    let (host, desired) = (&world.host, world.host.engine.desired());
+    let vid = desired.vids.get(id);
+    prop_assert!(vid.is_some(), "{} has no VLAN", id);
+    let vid = vid.unwrap_or(Vid::new(1).expect("a VID"));
+    let only: Vec<VlanRow> = vec![VlanRow::access(vid)];
+    let rows = |device: &Device| device.vlans.rows().copied().collect::<Vec<_>>();
+    prop_assert_eq!(&rows(tap), &only, "{} of {}", tap.link.name, id);
+    let bridge = host.kernel.named(BRIDGE).expect("the bridge");
+    let LinkKind::Bridge(options) = &bridge.link.kind else {
+        unreachable!("{BRIDGE} is a bridge");
+    };
+    prop_assert_eq!(
+        (options.vlan_filtering, options.vlan_default_pvid),
+        (Some(true), Some(0))
+    );
+    let uplink = |name: &str| host.kernel.named(name).expect("an uplink");
+    match &desired.network(id).expect("a network").segment {
+        Segment::Local | Segment::Flat { .. } => {}
+        Segment::Vlan { vid: tag, .. } if id.as_str() == "tag" => {
+            prop_assert_eq!(vid, *tag);
+            prop_assert_eq!(uplink("eth3").vlans.get(vid), Some(&VlanRow::tagged(vid)));
+        }
+        Segment::Vlan { .. } => prop_assert_eq!(&rows(uplink("eth1.100")), &only),
+        Segment::Vxlan { vni } => {
+            let device = uplink(TUNNEL);
+            prop_assert_eq!(device.vlans.get(vid), Some(&VlanRow::tunnel(vid, *vni)));
+            let group = None;
+            prop_assert!(
+                device.vnis.contains(&VniRow { vni: *vni, group }),
+                "{} is off",
+                vni
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Each guarded port has its entries, nobody else has any, and there is a table exactly if some mapping asks for it.
 fn guard(world: &World) -> Verdict {
     let host = &world.host;
@@ -149,7 +195,11 @@ fn forwarding(world: &World) -> Verdict {
     let host = &world.host;
     let id = tapwire::model::NetworkId::new("vx").expect("an id");
     let used = host.engine.segment(&id).is_some_and(|s| !s.users.is_empty());
-    let Some(device) = host.kernel.named("vxlan-100").filter(|_| used) else {
+    let (name, of) = match world.mode {
+        Mode::PerNetwork => ("vxlan-100", None),
+        Mode::VlanAware => (TUNNEL, Some(vni(0))),
+    };
+    let Some(device) = host.kernel.named(name).filter(|_| used) else {
         return Ok(());
     };
     if world.network_verdict("vx").is_some_and(|v| v.deny.is_some()) {
@@ -161,18 +211,15 @@ fn forwarding(world: &World) -> Verdict {
     let want = derive_forwarding(host.engine.desired(), network, world.network_verdict("vx"), said);
     let floods = want.fdb.iter().filter(|e| e.is_flood());
     let floods: BTreeSet<_> = floods.filter_map(|e| e.dst).collect();
-    let flood = || device.fdb.iter().filter(|row| row.entry.is_flood());
+    let rows = || device.fdb.iter().filter(|row| row.vni == of);
+    let flood = || rows().filter(|row| row.entry.is_flood());
     let have: BTreeSet<_> = flood().filter_map(|row| row.entry.dst).collect();
     prop_assert!(have.is_superset(&floods), "{:?} of {:?}", have, floods);
     let mixed = flood().any(|row| !row.ours);
     for stale in have.difference(&floods).filter(|dst| !is_strangers(**dst)) {
         prop_assert!(mixed && world.forgetful, "{} is stale", stale);
     }
-    let unicast = device
-        .fdb
-        .iter()
-        .filter(|row| row.ours && !row.entry.is_flood())
-        .count();
+    let unicast = rows().filter(|row| row.ours && !row.entry.is_flood()).count();
     let told = want.fdb.iter().filter(|e| !e.is_flood()).count();
     prop_assert_eq!(unicast, told);
     prop_assert_eq!(device.neighbours.len(), want.neighbours.len());

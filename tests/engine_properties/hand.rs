@@ -14,19 +14,51 @@ use tapwire::desired::verdict::{NetworkVerdict, PortVerdict};
 use tapwire::engine::event::{Event, PolicyUse};
 use tapwire::model::{
     BridgeAttributes, FdbEntry, Ifindex, LinkKind, LinkName, Mac, Mtu, NetworkId, PortMapping, TapSelector,
-    VxlanAttributes,
+    Vid, VlanRow, Vni, VniRow, VxlanAttributes,
 };
 use tapwire::plan::guard::GuardHave;
 use tapwire::plan::op::ListAction;
 use tapwire::{config, daemon};
 
-/// Index, id, bridge, uplink.
-pub const NETWORKS: [(&str, &str, Option<&str>); 4] = [
+/// Id, bridge, uplink. The fourth is flat in both.
+type Network = (&'static str, &'static str, Option<&'static str>);
+
+pub const PER_NETWORK: [Network; 4] = [
     ("loc", "brqloc", None),
     ("vlan", "brqvlan", Some("eth1.100")),
     ("vx", "brqvx", Some("vxlan-100")),
     ("flat", "brqflat", Some("eth2")),
 ];
+const VLAN_AWARE: [Network; 6] = [
+    ("loc", BRIDGE, None),
+    ("vlan", BRIDGE, Some("eth1.100")),
+    ("vx", BRIDGE, Some(TUNNEL)),
+    ("flat", "brqflat", Some("eth2")),
+    ("tag", BRIDGE, Some("eth3")),
+    ("far", BRIDGE, Some(TUNNEL)),
+];
+/// What networks share on a VLAN-aware bridge.
+pub const BRIDGE: &str = "brvlan";
+pub const TUNNEL: &str = "vxlan-shared";
+/// VNI of `far`; that of `vx` is 100, as are the tag of `vlan` and, doubled, that of `tag`.
+pub const FAR: u32 = 70_000;
+
+/// `[bridge] mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    PerNetwork,
+    VlanAware,
+}
+
+impl Mode {
+    pub const fn networks(self) -> &'static [Network] {
+        match self {
+            Mode::PerNetwork => &PER_NETWORK,
+            Mode::VlanAware => &VLAN_AWARE,
+        }
+    }
+}
+
 pub const HOST_ADDRESSES: [&str; 3] = ["198.51.100.7/24", "198.51.100.8/24", "2001:db8::7/64"];
 const LOCAL: &str = "192.0.2.11/24";
 /// A foreign bridge to which taps are taken.
@@ -91,6 +123,27 @@ pub enum Act {
     ForeignEntry(u8),
     Lose,
     Repeat(usize),
+    /// Somebody puts a port of the VLAN-aware bridge into a VLAN, or takes it out.
+    Vlan {
+        port: usize,
+        vid: usize,
+        pvid: bool,
+        untagged: bool,
+        add: bool,
+    },
+    /// Somebody says which VNI a VLAN stands for.
+    TunnelId {
+        vid: usize,
+        vni: usize,
+    },
+    /// Somebody gives the shared VXLAN device a VNI, or takes it away.
+    Vni {
+        vni: usize,
+        add: bool,
+    },
+    DefaultPvid(u16),
+    FilteringOff,
+    TunnelOff,
     Resync,
     Restart,
     Wait(u64),
@@ -100,19 +153,41 @@ pub enum Act {
 }
 
 impl Act {
-    pub fn any() -> impl Strategy<Value = Act> {
+    pub fn any(mode: Mode) -> BoxedStrategy<Act> {
+        let anywhere = Act::in_any_mode(mode.networks().len());
+        match mode {
+            Mode::PerNetwork => anywhere.boxed(),
+            Mode::VlanAware => prop_oneof![6 => anywhere, 1 => Act::with_vlans()].boxed(),
+        }
+    }
+
+    fn with_vlans() -> impl Strategy<Value = Act> {
+        let number = || 0_usize..12;
+        let flag = any::<bool>;
+        prop_oneof![
+            4 => (number(), number(), flag(), flag(), flag())
+                .prop_map(|(port, vid, pvid, untagged, add)| Act::Vlan { port, vid, pvid, untagged, add }),
+            2 => (number(), 0_usize..3).prop_map(|(vid, vni)| Act::TunnelId { vid, vni }),
+            2 => (0_usize..3, flag()).prop_map(|(vni, add)| Act::Vni { vni, add }),
+            1 => prop_oneof![Just(0_u16), Just(1), Just(100)].prop_map(Act::DefaultPvid),
+            1 => Just(Act::FilteringOff),
+            1 => Just(Act::TunnelOff),
+        ]
+    }
+
+    fn in_any_mode(networks: usize) -> impl Strategy<Value = Act> {
         let tap = || 0_usize..12;
-        let net = || 0_usize..4;
+        let net = || 0_usize..networks;
         let mtu = || prop_oneof![Just(1400_u32), Just(1500), Just(9000)];
         prop_oneof![
             // A fifth name that no mapping knows: only plugins say where it belongs.
-            8 => (0_usize..5, mtu(), any::<bool>()).prop_map(|(net, mtu, up)| Act::NewTap { net, mtu, up }),
+            8 => (0_usize..networks + 1, mtu(), any::<bool>()).prop_map(|(net, mtu, up)| Act::NewTap { net, mtu, up }),
             2 => tap().prop_map(Act::DeleteTap),
             2 => tap().prop_map(Act::Detach),
             2 => (tap(), net()).prop_map(|(tap, net)| Act::ToBridge { tap, net }),
             1 => tap().prop_map(Act::ToForeign),
             1 => (tap(), mtu()).prop_map(|(tap, mtu)| Act::TapMtu(tap, mtu)),
-            2 => (tap(), 0_usize..5).prop_map(|(tap, net)| Act::Rename { tap, net }),
+            2 => (tap(), 0_usize..networks + 1).prop_map(|(tap, net)| Act::Rename { tap, net }),
             2 => (net(), any::<bool>()).prop_map(|(net, slowly)| Act::DeleteBridge { net, slowly }),
             2 => net().prop_map(Act::DeleteUplink),
             1 => (net(), mtu()).prop_map(|(net, mtu)| Act::BridgeMtu(net, mtu)),
@@ -133,7 +208,7 @@ impl Act {
             6 => (tap(), proptest::option::weighted(0.8, verdict::of_port().prop_map(Box::new)))
                 .prop_map(|(tap, said)| Act::SayOfTap(tap, said)),
             4 => net().prop_flat_map(|net| {
-                proptest::option::weighted(0.8, verdict::of_network(net).prop_map(Box::new))
+                proptest::option::weighted(0.8, verdict::of_network(net % PER_NETWORK.len()).prop_map(Box::new))
                     .prop_map(move |said| Act::SayOfNetwork(net, said))
             }),
             1 => (any::<bool>(), any::<bool>()).prop_map(|(ports, networks)| Act::Plugins { ports, networks }),
@@ -172,6 +247,7 @@ impl Act {
 
 pub struct World {
     pub host: Host,
+    pub mode: Mode,
     /// A restart or a lost answer: which destinations of a mixed flood entry are the program's own is not known to it.
     pub forgetful: bool,
     /// Answers got lost, so that a move of addresses may have to begin anew.
@@ -189,10 +265,22 @@ pub struct World {
     born: usize,
 }
 
-fn desired(prewarm: bool) -> Desired {
+fn desired(prewarm: bool, mode: Mode) -> Desired {
+    let aware = mode == Mode::VlanAware;
+    let responder = !aware;
+    let (trunk, further) = match mode {
+        Mode::PerNetwork => ("", ""),
+        Mode::VlanAware => (
+            "physnet3 = { interface = \"eth3\", trunk = true }\n[bridge]\nmode = \"vlan-aware\"\n",
+            "[[network]]\nid = \"tag\"\nnetwork_type = \"vlan\"\nsegmentation_id = 200\nphysical_network = \"physnet3\"\n\
+             [[network]]\nid = \"far\"\nnetwork_type = \"vxlan\"\nsegmentation_id = 70000\n\
+             [[network.peer]]\nvtep = \"192.0.2.12\"\n\
+             [[port]]\ntap = \"tap4-*\"\nnetwork = \"tag\"\n[[port]]\ntap = \"tap5-*\"\nnetwork = \"far\"\n",
+        ),
+    };
     let text = format!(
-        "[physical_networks]\nphysnet1 = {{ interface = \"eth1\" }}\nphysnet2 = {{ interface = \"eth2\" }}\n\
-         [vxlan]\nlocal_ip = \"192.0.2.11\"\nl2_population = true\narp_responder = true\n\
+        "[physical_networks]\nphysnet1 = {{ interface = \"eth1\" }}\nphysnet2 = {{ interface = \"eth2\" }}\n{trunk}\
+         [vxlan]\nlocal_ip = \"192.0.2.11\"\nl2_population = true\narp_responder = {responder}\n\
          [[network]]\nid = \"loc\"\nnetwork_type = \"local\"\nprewarm = {prewarm}\n\
          [[network]]\nid = \"vlan\"\nnetwork_type = \"vlan\"\nsegmentation_id = 100\nphysical_network = \"physnet1\"\n\
          prewarm = {prewarm}\n\
@@ -200,7 +288,7 @@ fn desired(prewarm: bool) -> Desired {
          [[network.peer]]\nvtep = \"192.0.2.12\"\n\
          [[network]]\nid = \"flat\"\nnetwork_type = \"flat\"\nphysical_network = \"physnet2\"\n\
          [[port]]\ntap = \"tap0-*\"\nnetwork = \"loc\"\n[[port]]\ntap = \"tap1-*\"\nnetwork = \"vlan\"\n\
-         [[port]]\ntap = \"tap2-*\"\nnetwork = \"vx\"\n[[port]]\ntap = \"tap3-*\"\nnetwork = \"flat\"\n"
+         [[port]]\ntap = \"tap2-*\"\nnetwork = \"vx\"\n[[port]]\ntap = \"tap3-*\"\nnetwork = \"flat\"\n{further}"
     );
     let config = config::load_str(&text, Path::new("world.toml")).expect("the configuration");
     daemon::sources::desired(&config, &daemon::sources::Told::default(), "host")
@@ -215,12 +303,17 @@ pub fn is_strangers(vtep: IpAddr) -> bool {
     (0..=u8::MAX).any(|last| strangers_vtep(last) == vtep)
 }
 
+/// Of `vx`, of `far`, and nobody's.
+pub fn vni(which: usize) -> Vni {
+    Vni::new(i64::from([100, FAR, 999][which])).expect("a VNI")
+}
+
 pub fn name(text: &str) -> LinkName {
     LinkName::new(text).expect("an interface name")
 }
 
 impl World {
-    pub fn new(prewarm: bool) -> Self {
+    pub fn new(prewarm: bool, mode: Mode) -> Self {
         let mut kernel = Kernel::default();
         let add = |kernel: &mut Kernel, text: &str, kind: LinkKind| {
             let index = kernel.create(Birth::of(name(text), kind)).expect("a device");
@@ -232,6 +325,9 @@ impl World {
             .address(ListAction::Add, eth0, &record::address(LOCAL, eth0))
             .expect("local_ip");
         add(&mut kernel, "eth1", LinkKind::Physical);
+        if mode == Mode::VlanAware {
+            add(&mut kernel, "eth3", LinkKind::Physical);
+        }
         let eth2 = add(&mut kernel, "eth2", LinkKind::Physical);
         for address in HOST_ADDRESSES {
             kernel
@@ -269,7 +365,7 @@ impl World {
             .fdb(ListAction::Append, vx, entry, false)
             .expect("an entry");
         kernel.lose_messages();
-        let mut host = Host::new(kernel, desired(prewarm), Some(Duration::from_secs(300)));
+        let mut host = Host::new(kernel, desired(prewarm, mode), Some(Duration::from_secs(300)));
         let guarded: Vec<Ifindex> = FOREIGN.iter().filter_map(|n| host.kernel.index(n)).collect();
         host.guard(guarded);
         host.keep_reachable(HOST_ADDRESSES.iter().map(|a| {
@@ -279,6 +375,7 @@ impl World {
         host.settle();
         Self {
             host,
+            mode,
             forgetful: false,
             faulty: false,
             policy: PolicyUse::default(),
@@ -313,7 +410,7 @@ impl World {
                 if let Some(tap) = self.tap(*tap).and_then(|t| self.host.kernel.device(t)) {
                     let mut mapping = PortMapping::new(
                         TapSelector::Exact(tap.link.name),
-                        NetworkId::new(NETWORKS[*net].0).expect("an id"),
+                        NetworkId::new(self.mode.networks()[*net].0).expect("an id"),
                     );
                     mapping.mac = mac.map(|last| Mac::new([0xfa, 0x16, 0x3e, 0, 1, last]));
                     self.host.tell(Event::SetMapping(Box::new(mapping)));
@@ -374,13 +471,16 @@ impl World {
                 self.spoken = true;
                 self.say_of_network(*net, said.as_deref().cloned());
             }
-            Act::Plugins { ports, networks } => self.plugins(*ports, *networks),
+            Act::Plugins { ports, networks } if self.mode == Mode::PerNetwork => {
+                self.plugins(*ports, *networks)
+            }
+            Act::Plugins { .. } => {}
             other => self.quietly(other),
         }
     }
 
     fn change_network(&mut self, net: usize, change: impl FnOnce(&mut tapwire::model::Network)) {
-        let id = NetworkId::new(NETWORKS[net].0).expect("an id");
+        let id = NetworkId::new(self.mode.networks()[net].0).expect("an id");
         if let Some(mut network) = self.host.engine.desired().network(&id).cloned() {
             change(&mut network);
             self.host.tell(Event::SetNetwork(Box::new(network)));
@@ -396,8 +496,9 @@ impl World {
 
     /// Something done to the kernel. What the kernel refuses did not happen.
     pub fn quietly(&mut self, act: &Act) {
-        let bridge = |net: usize| self.named(NETWORKS[net].1);
-        let uplink = |net: usize| NETWORKS[net].2.and_then(|n| self.named(n));
+        let networks = self.mode.networks();
+        let bridge = |net: usize| self.named(networks[net].1);
+        let uplink = |net: usize| networks[net].2.and_then(|n| self.named(n));
         let _refused = match act {
             Act::NewTap { net, mtu, up } => {
                 self.born += 1;
@@ -430,13 +531,12 @@ impl World {
             Act::Rename { tap, net } => match self.tap(*tap) {
                 Some(t) => {
                     self.born += 1;
-                    let text = match net {
-                        0..4 => format!("tap{net}-{}", self.born),
+                    let text = if *net < networks.len() {
+                        format!("tap{net}-{}", self.born)
+                    } else {
                         // Not ours any more, whatever it is called later.
-                        _ => {
-                            self.unknown.insert(t);
-                            format!("other{}", self.born)
-                        }
+                        self.unknown.insert(t);
+                        format!("other{}", self.born)
                     };
                     self.host.kernel.rename(t, name(&text))
                 }
@@ -468,27 +568,112 @@ impl World {
             Act::NicBack => self.nic(),
             Act::LocalAway => self.local(ListAction::Delete),
             Act::LocalBack => self.local(ListAction::Add),
-            Act::ForeignEntry(last) => match self.named("vxlan-100") {
-                Some(device) => {
-                    let entry = FdbEntry {
-                        mac: Mac::ZERO,
-                        dst: Some(strangers_vtep(*last)),
+            Act::ForeignEntry(last) => {
+                let (device, vni) = match self.mode {
+                    Mode::PerNetwork => ("vxlan-100", None),
+                    Mode::VlanAware => (TUNNEL, Some(vni(0))),
+                };
+                match self.named(device) {
+                    Some(device) => {
+                        let entry = FdbEntry {
+                            mac: Mac::ZERO,
+                            dst: Some(strangers_vtep(*last)),
+                        };
+                        self.host
+                            .kernel
+                            .fdb_of(ListAction::Append, device, entry, vni, false)
+                    }
+                    None => Ok(()),
+                }
+            }
+            Act::Vlan {
+                port,
+                vid,
+                pvid,
+                untagged,
+                add,
+            } => match (self.port(*port), self.vid(*vid)) {
+                (Some(port), Some(vid)) => {
+                    let row = VlanRow {
+                        vid,
+                        pvid: *pvid,
+                        untagged: *untagged,
+                        vni: None,
                     };
-                    self.host.kernel.fdb(ListAction::Append, device, entry, false)
+                    let action = if *add { ListAction::Add } else { ListAction::Delete };
+                    self.host.kernel.vlan(action, port, row)
+                }
+                _ => Ok(()),
+            },
+            Act::TunnelId { vid, vni: which } => match (self.named(TUNNEL), self.vid(*vid)) {
+                (Some(device), Some(vid)) => {
+                    let row = VlanRow::tunnel(vid, vni(*which));
+                    self.host.kernel.vlan(ListAction::Add, device, row)
+                }
+                _ => Ok(()),
+            },
+            Act::Vni { vni: which, add } => match self.named(TUNNEL) {
+                Some(device) => {
+                    let row = VniRow {
+                        vni: vni(*which),
+                        group: None,
+                    };
+                    let action = if *add { ListAction::Add } else { ListAction::Delete };
+                    self.host.kernel.vni(action, device, row)
                 }
                 None => Ok(()),
             },
+            Act::DefaultPvid(pvid) => {
+                if let Some(bridge) = self.named(BRIDGE) {
+                    self.host.kernel.set_default_pvid(bridge, *pvid);
+                }
+                Ok(())
+            }
+            Act::FilteringOff => {
+                if let Some(bridge) = self.named(BRIDGE) {
+                    self.host.kernel.set_filtering(bridge, false);
+                }
+                Ok(())
+            }
+            Act::TunnelOff => {
+                if let Some(device) = self.named(TUNNEL) {
+                    self.host.kernel.tunnel_off(device);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         };
     }
 
+    /// A port of the VLAN-aware bridge.
+    fn port(&self, number: usize) -> Option<Ifindex> {
+        let bridge = self.named(BRIDGE)?;
+        let devices = self.host.kernel.devices();
+        let ports: Vec<Ifindex> = devices
+            .filter(|d| d.link.master == Some(bridge))
+            .map(|d| d.link.index)
+            .collect();
+        ports.get(number % ports.len().max(1)).copied()
+    }
+    /// Some network's VLAN, or nobody's.
+    fn vid(&self, number: usize) -> Option<Vid> {
+        let given = self.host.engine.desired().vids.iter().map(|(_, vid)| vid);
+        let others = [100, 200, 3000].into_iter().filter_map(|raw| Vid::new(raw).ok());
+        let all: Vec<Vid> = others.chain(given).collect();
+        all.get(number % all.len()).copied()
+    }
+
     fn nic(&mut self) -> crate::fake_kernel::Answer {
-        if self.named("eth1").is_none() {
-            let index = self
-                .host
-                .kernel
-                .create(Birth::of(name("eth1"), LinkKind::Physical))?;
-            self.host.kernel.set_up(index, true)?;
+        let nics: &[&str] = match self.mode {
+            Mode::PerNetwork => &["eth1"],
+            Mode::VlanAware => &["eth1", "eth3"],
+        };
+        for nic in nics {
+            if self.named(nic).is_none() {
+                let birth = Birth::of(name(nic), LinkKind::Physical);
+                let index = self.host.kernel.create(birth)?;
+                self.host.kernel.set_up(index, true)?;
+            }
         }
         Ok(())
     }

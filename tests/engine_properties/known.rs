@@ -1,6 +1,6 @@
 //! Worlds in which something was once left behind. Each is short enough to be read.
 
-use super::hand::{Act, World};
+use super::hand::{Act, Mode, World};
 use super::lives;
 use crate::fake_kernel::{Fault, Moment};
 use tapwire::desired::verdict::{Denial, NetworkVerdict, PortVerdict};
@@ -52,7 +52,7 @@ fn mtu(bytes: i64) -> Option<Mtu> {
 #[track_caller]
 fn holds(acts: Vec<Act>) {
     for gone in [true, false] {
-        if let Err(error) = lives(World::new(false), &acts, (true, true), gone) {
+        if let Err(error) = lives(World::new(false, Mode::PerNetwork), &acts, (true, true), gone) {
             panic!("{error}");
         }
     }
@@ -218,7 +218,7 @@ fn a_denied_port_that_forwards_keeps_its_guard() {
         net: LOCAL,
         mac: Some(1),
     };
-    let mut world = World::new(false);
+    let mut world = World::new(false, Mode::PerNetwork);
     world.plugins(true, true);
     let acts = [tap(LOCAL), bind, Act::Settle, of_tap(verdict), Act::Settle];
     for act in acts.iter().chain(&[Act::FlushRuleset, Act::Settle]) {
@@ -230,7 +230,7 @@ fn a_denied_port_that_forwards_keeps_its_guard() {
 
 #[test]
 fn a_bridge_whose_first_request_failed_keeps_its_own_mtu() {
-    let mut world = World::new(false);
+    let mut world = World::new(false, Mode::PerNetwork);
     world
         .host
         .faults
@@ -248,7 +248,7 @@ fn a_bridge_whose_first_request_failed_keeps_its_own_mtu() {
 
 #[test]
 fn static_entries_come_with_a_port_whose_first_plan_failed() {
-    let mut world = World::new(false);
+    let mut world = World::new(false, Mode::PerNetwork);
     world.plugins(true, true);
     let verdict = PortVerdict {
         flags: PortFlags {

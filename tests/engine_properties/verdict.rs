@@ -1,6 +1,6 @@
 //! What plugins say in these worlds, and that nothing is left of what they say no more.
 
-use super::hand::{NETWORKS, World};
+use super::hand::{PER_NETWORK, World};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::net::Ipv4Addr;
@@ -72,7 +72,8 @@ pub fn of_port() -> impl Strategy<Value = PortVerdict> {
         ip: Ipv4Addr::new(10, 0, 0, last).into(),
         mac,
     });
-    let network = proptest::sample::select(&NETWORKS[..]).prop_map(|n| NetworkId::new(n.0).expect("an id"));
+    let network =
+        proptest::sample::select(&PER_NETWORK[..]).prop_map(|n| NetworkId::new(n.0).expect("an id"));
     (
         (
             proptest::option::weighted(0.2, network),
@@ -178,7 +179,7 @@ impl World {
     }
 
     pub fn say_of_network(&mut self, net: usize, verdict: Option<NetworkVerdict>) {
-        let id = NETWORKS[net].0;
+        let id = self.mode.networks()[net].0;
         match verdict {
             Some(verdict) => self.host.network_verdicts.insert(id.to_owned(), verdict),
             None => self.host.network_verdicts.remove(id),
@@ -263,7 +264,7 @@ fn networks(world: &World) -> Verdict {
             prop_assert_eq!(device.link.mtu, 1500, "{}", nic);
         }
     }
-    for (net, (id, bridge, uplink)) in NETWORKS.iter().enumerate() {
+    for (net, (id, bridge, uplink)) in PER_NETWORK.iter().enumerate() {
         let id = NetworkId::new(id).expect("an id");
         if engine.segment(&id).is_none_or(|s| s.users.is_empty()) {
             continue;

@@ -234,8 +234,9 @@ impl Kernel {
 
     pub(super) fn finish_deletion(&mut self) -> Answer {
         match self.dying.take() {
-            Some(bridge) => self.delete(bridge),
-            None => Ok(()),
+            // Unless somebody else was faster.
+            Some(bridge) if self.device(bridge).is_some() => self.delete(bridge),
+            _ => Ok(()),
         }
     }
 

@@ -213,9 +213,11 @@ impl Kernel {
                 have.ageing_time = attributes.ageing_time.or(have.ageing_time);
                 have.multicast_snooping = attributes.multicast_snooping.or(have.multicast_snooping);
                 have.vlan_filtering = attributes.vlan_filtering.or(have.vlan_filtering);
-                have.vlan_default_pvid = attributes.vlan_default_pvid.or(have.vlan_default_pvid);
                 have.link_local_learning = attributes.link_local_learning.or(have.link_local_learning);
-                self.tell_link(index);
+                match attributes.vlan_default_pvid {
+                    Some(pvid) if Some(pvid) != have.vlan_default_pvid => self.set_default_pvid(index, pvid),
+                    _ => self.tell_link(index),
+                }
                 Ok(())
             }
             Op::SetVxlan { link, attributes } => {

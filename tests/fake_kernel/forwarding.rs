@@ -79,10 +79,13 @@ impl Kernel {
                     device.fdb.push(row);
                 }
                 // The mark is the entry's, not the destination's, and what a user told keeps the user's.
-                let mut same_mac = device.fdb.iter_mut().filter(|row| row.entry.mac == entry.mac);
-                if same_mac.any(|row| !row.ours) {
-                    let all = device.fdb.iter_mut().filter(|row| row.entry.mac == entry.mac);
-                    all.for_each(|row| row.ours = false);
+                let same = |row: &&mut FdbRow| row.entry.mac == entry.mac && row.vni == vni;
+                if device.fdb.iter_mut().filter(same).any(|row| !row.ours) {
+                    device
+                        .fdb
+                        .iter_mut()
+                        .filter(same)
+                        .for_each(|row| row.ours = false);
                 }
                 Ok(())
             }

@@ -13,6 +13,9 @@ pub struct NetworkRow {
     pub segmentation_id: Option<u32>,
     pub physical_network: Option<String>,
     pub bridge: Option<String>,
+    /// Its VLAN on the VLAN-aware bridge; without such a bridge, or before it has one: none.
+    #[serde(default)]
+    pub vid: Option<u16>,
     pub uplink: Option<String>,
     pub mtu: Option<u32>,
     /// Number of taps attached.

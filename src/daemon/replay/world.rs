@@ -104,7 +104,8 @@ impl World {
                 self.remove_neighbour(&row);
                 Vec::new()
             }
-            kernel::Change::Other => Vec::new(),
+            // Recordings hold messages about links and what is on them.
+            kernel::Change::Vlans { .. } | kernel::Change::Vnis { .. } | kernel::Change::Other => Vec::new(),
         }
     }
 

@@ -14,7 +14,7 @@ pub use link::bridge_port_flags;
 
 use super::wire::{Malformed, Message, u8_value};
 use crate::model::record::{AddressRecord, RouteRecord};
-use crate::model::{Ifindex, Link, LinkName, PortFlags, PortVlans};
+use crate::model::{Ifindex, Link, LinkName, PortFlags, PortVlans, VlanRow, VniRow};
 
 /// What a message says. `Set` means "is so now": new or changed, the kernel does not tell which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,19 @@ pub enum Change {
     /// AF_INET and AF_INET6 are neighbours, AF_BRIDGE are forwarding entries.
     NeighbourSet(NeighbourRow),
     NeighbourGone(NeighbourRow),
+    /// RTM_NEWVLAN, RTM_DELVLAN: these VLANs of a bridge port (or of a bridge) are so now, or gone. A row without a VNI
+    /// says nothing of one.
+    Vlans {
+        index: Ifindex,
+        rows: Vec<VlanRow>,
+        present: bool,
+    },
+    /// RTM_NEWTUNNEL, RTM_DELTUNNEL: VNIs of a VXLAN device with `vnifilter` came (or have another group now), or went.
+    Vnis {
+        index: Ifindex,
+        rows: Vec<VniRow>,
+        present: bool,
+    },
     /// A message type or family no decision needs.
     Other,
 }
@@ -75,6 +88,22 @@ pub fn change(message: &Message<'_>) -> Result<Change, Malformed> {
         libc::RTM_DELROUTE => entry::route(payload).map(Change::RouteGone),
         libc::RTM_NEWNEIGH => entry::neighbour(payload).map(Change::NeighbourSet),
         libc::RTM_DELNEIGH => entry::neighbour(payload).map(Change::NeighbourGone),
+        vlan::RTM_NEWVLAN | vlan::RTM_DELVLAN => {
+            let (index, rows) = vlan::told_vlans(payload)?;
+            Ok(Change::Vlans {
+                index,
+                rows,
+                present: message.header.kind == vlan::RTM_NEWVLAN,
+            })
+        }
+        vlan::RTM_NEWTUNNEL | vlan::RTM_DELTUNNEL => {
+            let (index, rows) = vlan::vnis(payload)?;
+            Ok(Change::Vnis {
+                index,
+                rows,
+                present: message.header.kind == vlan::RTM_NEWTUNNEL,
+            })
+        }
         _ => Ok(Change::Other),
     }
 }

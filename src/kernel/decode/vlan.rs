@@ -1,4 +1,5 @@
-//! VLANs of bridge ports (`IFLA_AF_SPEC` of an AF_BRIDGE link message) and VNIs of VXLAN devices (RTM_NEWTUNNEL).
+//! VLANs of bridge ports (`IFLA_AF_SPEC` of an AF_BRIDGE link message, or one by one: RTM_NEWVLAN) and VNIs of VXLAN devices
+//! (RTM_NEWTUNNEL).
 
 use super::super::wire::{Attributes, Malformed, u16_at, u16_value, u32_at, u32_value};
 use super::kind::ip_address;
@@ -81,6 +82,66 @@ fn tunnel(nested: &[u8]) -> Result<(u16, u32, u16), Malformed> {
     Ok((raw, vni, flags))
 }
 
+/// linux/rtnetlink.h; not in libc.
+pub const RTM_NEWVLAN: u16 = 112;
+pub const RTM_DELVLAN: u16 = 113;
+/// `BRIDGE_VLANDB_ENTRY` and what is in it (linux/if_bridge.h).
+const VLANDB_ENTRY: u16 = 1;
+const VLANDB_INFO: u16 = 1;
+const VLANDB_RANGE: u16 = 2;
+const VLANDB_TUNNEL_INFO: u16 = 4;
+const VLANDB_TUNNEL_ID: u16 = 1;
+
+/// One RTM_NEWVLAN or RTM_DELVLAN: `struct br_vlan_msg` (family u8, reserved u8 and u16, index u32) and entries.
+pub fn told_vlans(payload: &[u8]) -> Result<(Ifindex, Vec<VlanRow>), Malformed> {
+    const HEADER: usize = 8;
+    let index = u32_at(payload, 4)
+        .and_then(Ifindex::new)
+        .ok_or(Malformed("VLAN message without an index"))?;
+    let mut rows = Vec::new();
+    for attribute in Attributes::behind(payload, HEADER)? {
+        let (VLANDB_ENTRY, entry) = attribute? else {
+            continue;
+        };
+        let (mut info, mut last, mut vni) = (None, None, None);
+        for attribute in Attributes::new(entry) {
+            match attribute? {
+                (VLANDB_INFO, value) => {
+                    let short = Malformed("VLAN of a port shorter than its structure");
+                    info = Some((u16_at(value, 0).ok_or(short)?, u16_at(value, 2).ok_or(short)?));
+                }
+                (VLANDB_RANGE, value) => last = Some(u16_value(value)?),
+                (VLANDB_TUNNEL_INFO, value) => {
+                    for attribute in Attributes::new(value) {
+                        if let (VLANDB_TUNNEL_ID, value) = attribute? {
+                            vni = Some(u32_value(value)?);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (flags, first) = info.ok_or(Malformed("VLAN entry without a VLAN"))?;
+        let vnis = std::iter::successors(vni, |vni| Some(vni + 1)).map(Some);
+        let vnis = vnis.chain(std::iter::repeat(None));
+        rows.extend(
+            (first..=last.unwrap_or(first))
+                .zip(vnis)
+                .filter_map(|(raw, vni)| {
+                    Some(VlanRow {
+                        vid: vid(raw)?,
+                        pvid: flags & PVID != 0,
+                        untagged: flags & UNTAGGED != 0,
+                        vni: vni.and_then(|vni| Vni::new(i64::from(vni)).ok()),
+                    })
+                }),
+        );
+    }
+    Ok((index, rows))
+}
+
+pub const RTM_NEWTUNNEL: u16 = 120;
+pub const RTM_DELTUNNEL: u16 = 121;
 /// `VXLAN_VNIFILTER_ENTRY` and what is in it (linux/if_link.h).
 pub const VNI_ENTRY: u16 = 1;
 pub const VNI_START: u16 = 1;
@@ -88,7 +149,7 @@ pub const VNI_END: u16 = 2;
 pub const VNI_GROUP: u16 = 3;
 pub const VNI_GROUP6: u16 = 4;
 
-/// One RTM_NEWTUNNEL: `struct tunnel_msg` (family u8, flags u8, reserved u16, index u32) and entries.
+/// One RTM_NEWTUNNEL or RTM_DELTUNNEL: `struct tunnel_msg` (family u8, flags u8, reserved u16, index u32) and entries.
 pub fn vnis(payload: &[u8]) -> Result<(Ifindex, Vec<VniRow>), Malformed> {
     const HEADER: usize = 8;
     let index = u32_at(payload, 4)
@@ -169,6 +230,38 @@ mod tests {
                 (12, false, None)
             ]
         );
+    }
+
+    #[test]
+    fn a_told_range_is_all_its_vlans_with_vnis_in_order() {
+        let header = [&[7, 0, 0, 0][..], &9_u32.to_ne_bytes()].concat();
+        let tunnel = attribute(VLANDB_TUNNEL_ID, &1000_u32.to_ne_bytes());
+        let entry = |range: &[u8], tunnel: &[u8]| {
+            let inner = [
+                attribute(
+                    VLANDB_INFO,
+                    &[UNTAGGED.to_ne_bytes(), 10_u16.to_ne_bytes()].concat(),
+                ),
+                range.to_vec(),
+                tunnel.to_vec(),
+            ];
+            attribute(VLANDB_ENTRY, &inner.concat())
+        };
+        let range = attribute(VLANDB_RANGE, &11_u16.to_ne_bytes());
+        let told = |entry: Vec<u8>| {
+            let (index, rows) = told_vlans(&[header.clone(), entry].concat()).unwrap();
+            assert_eq!(index.get(), 9);
+            let rows = rows.iter();
+            rows.map(|row| (row.vid.get(), row.pvid, row.untagged, row.vni.map(Vni::get)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(entry(&[], &[])), [(10, false, true, None)]);
+        assert_eq!(
+            told(entry(&range, &attribute(VLANDB_TUNNEL_INFO, &tunnel))),
+            [(10, false, true, Some(1000)), (11, false, true, Some(1001))]
+        );
+        assert!(told_vlans(&[header.clone(), attribute(VLANDB_ENTRY, &[])].concat()).is_err());
+        assert!(told_vlans(&header[..6]).is_err());
     }
 
     #[test]

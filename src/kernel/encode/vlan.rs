@@ -8,9 +8,6 @@ use crate::model::{Ifindex, VlanRow, VniRow};
 use crate::plan::op::ListAction;
 use std::net::IpAddr;
 
-/// linux/rtnetlink.h; not in libc.
-const RTM_NEWTUNNEL: u16 = 120;
-const RTM_DELTUNNEL: u16 = 121;
 const NESTED: u16 = netlink_packet_core::NLA_F_NESTED;
 
 /// RTM_SETLINK or RTM_DELLINK of AF_BRIDGE: the port's bridge is asked (no `BRIDGE_FLAGS_SELF`). With a VNI the VLAN comes
@@ -72,8 +69,8 @@ pub fn push_vni(
         None => {}
     }
     let kind = match action {
-        ListAction::Delete => RTM_DELTUNNEL,
-        _ => RTM_NEWTUNNEL,
+        ListAction::Delete => bits::RTM_DELTUNNEL,
+        _ => bits::RTM_NEWTUNNEL,
     };
     let attributes = [Attribute {
         kind: bits::VNI_ENTRY | NESTED,

@@ -1,5 +1,6 @@
 //! The VLAN-aware bridge on a kernel that has it: what is in which VLAN, what crosses and what must not.
 
+use super::fabric::{self, SOON, guest, head, only_vlan, vlans};
 use super::vxlan::{assert_reaches, peer, underlay};
 use super::{bridge_option, detail};
 use crate::support::feature::{Feature, require};
@@ -7,20 +8,10 @@ use crate::support::frame::Nic;
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Veth ends stand for guests' taps. `tap0-*` blue, `tap1-*` red (both local), `tap2-*` a VLAN on a trunk, `tap3-*` a VLAN
 /// with a sub-interface.
-const FOUR: &str = r#"
-[daemon]
-prune_after = "1s"
-[bridge]
-mode = "vlan-aware"
-[taps]
-match = ["tap*"]
-other_kinds = ["veth"]
+const NETWORKS: &str = r#"
 [physical_networks]
 trunk = { interface = "nic0", trunk = true }
 access = { interface = "nic1" }
@@ -54,31 +45,8 @@ tap = "tap3-*"
 network = "sub"
 "#;
 
-/// A guest: its own namespace, `eth0` there, `tap` on the host.
-pub fn guest(host: &Host, tap: &str) -> Host {
-    let guest = Host::new();
-    host.join(tap, &guest, "eth0");
-    guest
-}
-
-/// (VID, flags) of a port, as `bridge vlan show` has it.
-pub fn vlans(host: &Host, port: &str) -> Vec<(u64, String)> {
-    let listed = host.bridge_json(&format!("vlan show dev {port}"));
-    let rows = listed[0]["vlans"].as_array().cloned().unwrap_or_default();
-    rows.iter()
-        .map(|row| {
-            let flags = row["flags"].as_array().cloned().unwrap_or_default();
-            let flags: Vec<&str> = flags.iter().filter_map(|f| f.as_str()).collect();
-            (row["vlan"].as_u64().unwrap(), flags.join(" "))
-        })
-        .collect()
-}
-
-fn only_vlan(host: &Host, port: &str) -> u64 {
-    match &vlans(host, port)[..] {
-        [(vid, flags)] if flags == "PVID Egress Untagged" => *vid,
-        other => panic!("{port} is in {other:?}"),
-    }
+fn four() -> String {
+    head("vlan-aware") + NETWORKS
 }
 
 #[test]
@@ -86,7 +54,7 @@ fn taps_of_one_network_hear_each_other_and_nobody_else_does() {
     in_namespace(|| {
         require!(Feature::Veth, Feature::VlanFiltering);
         let host = Host::here();
-        let mut daemon = host.daemon(FOUR);
+        let mut daemon = host.daemon(&four());
         let guests: Vec<Host> = ["tap0-a", "tap0-b", "tap1-c", "tap1-d"]
             .iter()
             .map(|tap| guest(&host, tap))
@@ -132,6 +100,16 @@ fn taps_of_one_network_hear_each_other_and_nobody_else_does() {
         wait_until("it filters again", SOON, || {
             bridge_option(&host, "brvlan", "vlan_filtering") == 1
         });
+        // The bridge gives its ports another PVID, of which the kernel tells VLAN by VLAN only.
+        let resyncs = daemon.counter("resyncs");
+        host.ip("link set brvlan type bridge vlan_default_pvid 1");
+        wait_until("all are in their own VLANs again", SOON, || {
+            let own = |tap: &str, vid: u64| vlans(&host, tap) == [(vid, "PVID Egress Untagged".to_owned())];
+            bridge_option(&host, "brvlan", "vlan_default_pvid") == 0
+                && own("tap0-a", blue)
+                && own("tap1-d", red)
+        });
+        assert_eq!(daemon.counter("resyncs"), resyncs);
         drop((guests, nics));
         wait_until("the bridge is gone", SOON, || host.link("brvlan").is_none());
     });
@@ -150,7 +128,7 @@ fn a_trunk_carries_tags_and_the_same_vid_on_another_nic_is_another_network() {
             far.ip(&format!("link add link {link} name {name} type vlan id 100"));
             far.ip(&format!("link set {name} up"));
         }
-        let daemon = host.daemon(FOUR);
+        let daemon = host.daemon(&four());
         let (two, three) = (guest(&host, "tap2-a"), guest(&host, "tap3-a"));
         daemon.wait_port("tap2-a", "attached");
         daemon.wait_port("tap3-a", "attached");
@@ -199,7 +177,7 @@ fn a_trunk_with_addresses_of_the_host_is_left_alone_and_others_work() {
         let (host, far) = (Host::here(), Host::new());
         host.join("nic0", &far, "trunk");
         host.ip("address add 198.51.100.1/24 dev nic0");
-        let daemon = host.daemon(FOUR);
+        let daemon = host.daemon(&four());
         let _taps = (host.tap("tap2-a"), host.tap("tap0-a"));
         daemon.wait_port("tap0-a", "attached");
         daemon.wait_network("tagged", "conflict");
@@ -213,15 +191,9 @@ fn a_trunk_with_addresses_of_the_host_is_left_alone_and_others_work() {
 }
 
 fn tunnels(local_ip: &str, vxlan: &str, peers: &str) -> String {
+    let head = head("vlan-aware");
     format!(
-        r#"
-[daemon]
-prune_after = "1s"
-[bridge]
-mode = "vlan-aware"
-[taps]
-match = ["tap*"]
-other_kinds = ["veth"]
+        r#"{head}
 [vxlan]
 local_ip = "{local_ip}"
 {vxlan}
@@ -247,43 +219,12 @@ network = "red"
 
 fn two_hosts_over_vxlan(left: &str, right: &str) {
     let (here, there) = underlay();
-    let (near, far) = (here.daemon(left), there.daemon(right));
-    let guests: Vec<Host> = [
-        (&here, "tap0-a"),
-        (&there, "tap0-b"),
-        (&here, "tap1-a"),
-        (&there, "tap1-b"),
-    ]
-    .iter()
-    .map(|(host, tap)| guest(host, tap))
-    .collect();
-    for (guest, address) in guests
-        .iter()
-        .zip(["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.2"])
-    {
-        guest.ip("link set eth0 mtu 1450");
-        guest.ip(&format!("address add {address}/24 dev eth0"));
-    }
-    for (daemon, tap) in [
-        (&near, "tap0-a"),
-        (&far, "tap0-b"),
-        (&near, "tap1-a"),
-        (&far, "tap1-b"),
-    ] {
-        daemon.wait_port(tap, "attached");
-    }
+    let fabric = fabric::two_hosts((&here, left), (&there, right), &["tap0-", "tap1-"], 1450);
     assert_eq!(only_vlan(&here, "tap0-a"), 100, "a VNI that is a VLAN id is one");
-    for pair in [(0, 1), (1, 0), (2, 3)] {
-        let address = if pair.1 == 0 { "10.0.0.1" } else { "10.0.0.2" };
-        assert_reaches(&guests[pair.0], &guests[pair.1], address);
-    }
-    let nics: Vec<Nic> = guests.iter().map(|guest| Nic::open(guest, "eth0")).collect();
-    nics[0].shout("from blue");
-    assert_eq!(nics[1].heard_until("from blue"), ["from blue"]);
-    nics[2].shout("from red");
-    assert_eq!(nics[3].heard_until("from red"), ["from red"]);
-    near.assert_nothing_planned();
-    far.assert_nothing_planned();
+    // The operator sees it too.
+    assert_eq!(fabric.near.network("blue")["vid"], 100);
+    assert_eq!(fabric.far.network("red")["vid"], only_vlan(&there, "tap1-b"));
+    drop(fabric.guests);
 }
 
 #[test]
@@ -359,13 +300,65 @@ fn the_vxlan_device_has_each_networks_vni_entries_and_vlan_while_it_is_needed() 
         wait_until("red is off the device", SOON, || {
             vnis() == [true, false] && vlans(&host, "vxlan-shared").len() == 1 && entries() == 1
         });
-        // By hand, and made good with a resync at the latest.
+        // By hand, and put right because the kernel says so: nobody asks for a resync.
+        let resyncs = daemon.counter("resyncs");
         host.run("bridge vni delete dev vxlan-shared vni 100");
-        daemon.json(&["resync"]);
         wait_until("blue's VNI is back", SOON, || vnis() == [true, false]);
+        host.run("bridge vlan del dev vxlan-shared vid 100");
+        wait_until("blue's VLAN is back", SOON, || {
+            host.run("bridge vlan tunnelshow dev vxlan-shared")
+                .contains("100")
+        });
+        daemon.assert_nothing_planned();
+        assert_eq!((daemon.counter("resyncs"), entries()), (resyncs, 1));
         drop(blue);
         wait_until("the devices are gone", SOON, || {
             host.link("vxlan-shared").is_none() && host.link("brvlan").is_none()
+        });
+    });
+}
+
+#[test]
+fn a_flat_network_keeps_a_bridge_of_its_own_beside_the_vlan_aware_one() {
+    in_namespace(|| {
+        require!(Feature::Veth, Feature::VlanFiltering);
+        let (host, far) = (Host::here(), Host::new());
+        host.join("nic0", &far, "eth0");
+        host.ip("address add 198.51.100.7/24 dev nic0");
+        far.ip("address add 198.51.100.1/24 dev eth0");
+        let daemon = host.daemon(
+            &(head("vlan-aware")
+                + r#"
+[physical_networks]
+physnet1 = { interface = "nic0" }
+[[network]]
+id = "flat"
+network_type = "flat"
+physical_network = "physnet1"
+[[network]]
+id = "blue"
+network_type = "local"
+[[port]]
+tap = "tap0-*"
+network = "flat"
+[[port]]
+tap = "tap1-*"
+network = "blue"
+"#),
+        );
+        let (one, two) = (guest(&host, "tap0-a"), guest(&host, "tap1-a"));
+        daemon.wait_port("tap0-a", "attached");
+        daemon.wait_port("tap1-a", "attached");
+        assert!(host.is_attached("tap0-a", "brqflat") && host.is_attached("tap1-a", "brvlan"));
+        assert!(host.is_attached("nic0", "brqflat"));
+        assert!(host.ip("address show dev brqflat").contains("198.51.100.7/24"));
+        one.ip("address add 198.51.100.9/24 dev eth0");
+        assert_reaches(&one, &far, "198.51.100.1");
+        assert_reaches(&host, &far, "198.51.100.1");
+        daemon.assert_nothing_planned();
+        drop((one, two));
+        wait_until("the address is back", SOON, || {
+            host.link("brqflat").is_none() && host.ip("address show dev nic0").contains("198.51.100.7/24")
         });
     });
 }

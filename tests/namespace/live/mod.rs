@@ -9,6 +9,7 @@ mod aware;
 mod dhcp;
 mod drift;
 mod explain;
+mod fabric;
 mod flat;
 mod gateway;
 mod guard;

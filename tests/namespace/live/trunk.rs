@@ -1,25 +1,15 @@
 //! Trunk ports: a guest with three networks on one tap, in both modes of the bridge.
 
-use super::aware::{guest, vlans};
+use super::fabric::{SOON, guest, head, vlans};
 use crate::support::daemon::Daemon;
 use crate::support::feature::{Feature, require};
 use crate::support::frame::Nic;
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// `tap0-fw` has blue untagged, red as 101 and green as 103, which on the wire of `nic0` is 103 too.
 const THREE: &str = r#"
-[daemon]
-prune_after = "1s"
-[bridge]
-mode = "MODE"
-[taps]
-match = ["tap*"]
-other_kinds = ["veth"]
 [physical_networks]
 physnet1 = { interface = "nic0", trunk = true }
 [[network]]
@@ -98,7 +88,7 @@ fn carries_three(host: &Host, daemon: &Daemon) -> Vec<Host> {
 }
 
 fn configuration(mode: &str) -> String {
-    THREE.replace("MODE", mode)
+    head(mode) + THREE
 }
 
 #[test]
@@ -186,5 +176,7 @@ fn another_mode_moves_taps_and_trunk_ports_at_a_reload_and_back() {
             host.link("brvlan").is_none()
         });
         assert!(host.link("nic0").unwrap()["master"].is_null());
+        // It was silenced as a port, and is none any more.
+        assert_eq!(host.sysctl("ipv6/conf/nic0/disable_ipv6"), "0");
     });
 }

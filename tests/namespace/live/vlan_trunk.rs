@@ -1,28 +1,19 @@
 //! VLAN networks beyond one NIC and one host: two hosts over a trunk, two NICs, bridges and addresses of the operator's.
 
-use super::aware::guest;
 use super::detail;
+use super::fabric::{self, SOON, guest, head};
 use super::vxlan::assert_reaches;
 use crate::support::feature::{Feature, require};
 use crate::support::frame::Nic;
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Two networks on one NIC, one on another with the same VID.
 fn configuration(mode: &str, trunk: bool) -> String {
+    let head = head(mode);
     format!(
-        r#"
-[daemon]
-prune_after = "1s"
-[bridge]
-mode = "{mode}"
-[taps]
-match = ["tap*"]
-other_kinds = ["veth"]
+        r#"{head}
 [physical_networks]
 physnet1 = {{ interface = "nic0", trunk = {trunk} }}
 physnet2 = {{ interface = "nic1" }}
@@ -58,49 +49,8 @@ fn two_hosts(configuration: &str) {
     let (here, there) = (Host::here(), Host::new());
     here.join("nic0", &there, "nic0");
     here.join("nic1", &there, "nic1");
-    let (near, far) = (here.daemon(configuration), there.daemon(configuration));
     let taps = ["tap0-", "tap1-", "tap2-"];
-    let at = |host: &Host, side: &str| -> Vec<Host> {
-        taps.iter()
-            .map(|tap| guest(host, &format!("{tap}{side}")))
-            .collect()
-    };
-    let (left, right) = (at(&here, "a"), at(&there, "b"));
-    for tap in taps {
-        near.wait_port(&format!("{tap}a"), "attached");
-        far.wait_port(&format!("{tap}b"), "attached");
-    }
-    for (one, two) in left.iter().zip(&right) {
-        one.ip("address add 10.0.0.1/24 dev eth0");
-        two.ip("address add 10.0.0.2/24 dev eth0");
-    }
-    for (one, two) in left.iter().zip(&right) {
-        assert_reaches(one, two, "10.0.0.2");
-        assert_reaches(two, one, "10.0.0.1");
-    }
-    let nics = |hosts: &[Host]| -> Vec<Nic> { hosts.iter().map(|host| Nic::open(host, "eth0")).collect() };
-    let (left, right) = (nics(&left), nics(&right));
-    for (number, nic) in left.iter().enumerate() {
-        nic.shout(&format!("in {number}"));
-    }
-    for (number, nic) in right.iter().enumerate() {
-        // All three were sent before the last one is heard, and only one's own may be.
-        let own = format!("in {number}");
-        assert_eq!(nic.heard_until(&own), std::slice::from_ref(&own));
-    }
-    for (number, nic) in left.iter().enumerate() {
-        nic.shout(&format!("again {number}"));
-    }
-    for (number, nic) in right.iter().enumerate() {
-        let own = format!("again {number}");
-        assert_eq!(
-            nic.heard_until(&own),
-            std::slice::from_ref(&own),
-            "and nobody else's of the first round"
-        );
-    }
-    near.assert_nothing_planned();
-    far.assert_nothing_planned();
+    fabric::two_hosts((&here, configuration), (&there, configuration), &taps, 1500);
 }
 
 #[test]

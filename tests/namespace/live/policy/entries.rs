@@ -1,7 +1,7 @@
 //! Entries, neighbours and suppression that a plugin asks for, on the kernel: there, put right, and gone again.
 
-use super::super::aware::vlans;
 use super::super::detail;
+use super::super::fabric::vlans;
 use super::{fdb, policy, port_flag};
 use crate::support::feature::{Feature, require};
 use crate::support::host::Host;
