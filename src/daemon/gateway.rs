@@ -4,9 +4,11 @@ use super::convert;
 use super::reactor::Reactor;
 use crate::engine::event::{Applied, Done, Event, StepResult};
 use crate::kernel::announce::{AGAIN, Announcement, Announcer, SPREAD, TIMES};
+use crate::kernel::netconf::NetconfMonitor;
 use crate::kernel::nft::NftMonitor;
-use crate::kernel::{self, conntrack, ruleset, sysctl};
-use crate::plan::op::{Flows, Op};
+use crate::kernel::{self, ruleset, sysctl};
+use crate::plan::gateway::HostHave;
+use crate::plan::op::Op;
 use crate::plan::{Key, Plan};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +25,18 @@ pub(super) fn is_beside_the_loop(plan: &Plan) -> bool {
 
 fn carry_out(op: &Op, state_directory: &Path, process: &AtomicU32) -> Result<(), kernel::Error> {
     match op {
-        Op::Ruleset(ruleset) => ruleset::apply(ruleset, |pid| process.store(pid, Ordering::Relaxed)),
+        Op::Ruleset(ruleset) => {
+            match ruleset::apply(state_directory, ruleset, |pid| {
+                process.store(pid, Ordering::Relaxed)
+            })? {
+                Ok(0) => {}
+                Ok(flows) => tracing::info!(target: "kernel", flows, "flows cut"),
+                Err(error) => {
+                    tracing::warn!(target: "kernel", error = %convert::chain(&error), "flows are not cut");
+                }
+            }
+            Ok(())
+        }
         Op::Sysctls(wants) => sysctl::apply(state_directory, wants),
         other => Err(kernel::Error::Inexpressible {
             op: other.name(),
@@ -68,6 +81,20 @@ impl Reactor {
         });
     }
 
+    /// Forwarding that others switched off.
+    pub(super) fn read_netconf(&mut self) -> Result<(), super::Error> {
+        let Some(netconf) = &mut self.netconf else {
+            return Ok(());
+        };
+        let (engine, mut touched) = (&self.engine, false);
+        netconf.drain(|off| touched |= engine.needs_forwarding(off.ipv4, off.device))?;
+        if touched {
+            let now = self.now();
+            self.hear(Event::SysctlsTouched, now);
+        }
+        Ok(())
+    }
+
     /// Subscribed before it is read, so that nothing is missed in between.
     pub(super) fn read_gateways(&mut self, watch: bool) -> Event {
         if watch && self.nft.is_none() {
@@ -76,9 +103,16 @@ impl Reactor {
                 Err(error) => return Event::Gateways(Err(convert::failure(&error))),
             }
         }
-        let kept = sysctl::remains(&self.config.daemon.state_directory);
-        let tables = ruleset::is_there().map_err(|error| convert::failure(&error));
-        Event::Gateways(tables.map(|tables| tables || kept))
+        if watch && self.netconf.is_none() {
+            match NetconfMonitor::open() {
+                Ok(monitor) => self.netconf = Some(monitor),
+                Err(error) => return Event::Gateways(Err(convert::failure(&error))),
+            }
+        }
+        let state_directory = &self.config.daemon.state_directory;
+        let have = ruleset::read(state_directory)
+            .and_then(|ruleset| sysctl::read(state_directory).map(|sysctls| HostHave { ruleset, sysctls }));
+        Event::Gateways(have.map_err(|error| convert::failure(&error)))
     }
 
     /// Others' changes of our tables.
@@ -90,51 +124,34 @@ impl Reactor {
         ];
         let touched = nft.drain(&own)?;
         let now = self.now();
-        if touched.bridge {
+        if touched.guard {
             self.hear(Event::GuardTouched, now);
         }
-        if touched.inet {
+        if touched.ruleset {
             self.hear(Event::RulesetTouched, now);
         }
         Ok(())
     }
 
-    /// Announcements and cut flows of a plan that was carried out.
+    /// Announcements of a plan that was carried out.
     pub(super) fn queue_for_gateways(&mut self, done: &Done) {
         if !matches!(done.plan.key, Key::Gateways | Key::Gateway(_)) {
             return;
         }
-        let mut flows: Vec<Flows> = Vec::new();
         let went = done.plan.steps.iter().zip(&done.results);
         for (step, _) in went.filter(|(_, result)| result.outcome.is_ok()) {
-            match &step.op {
-                Op::Announce { link, address } => {
-                    let known = link.index.and_then(|index| self.engine.observed().link(index));
-                    if let Some((link, mac)) = known.and_then(|link| Some((link.index, link.mac?))) {
-                        self.beside.announcements.queue(Announcement {
-                            link,
-                            mac,
-                            address: *address,
-                        });
-                    }
-                }
-                Op::CutFlows(cut) => flows.push(*cut),
-                _ => {}
+            let Op::Announce { link, address } = &step.op else {
+                continue;
+            };
+            let known = link.index.and_then(|index| self.engine.observed().link(index));
+            if let Some((link, mac)) = known.and_then(|link| Some((link.index, link.mac?))) {
+                self.beside.announcements.queue(Announcement {
+                    link,
+                    mac,
+                    address: *address,
+                });
             }
         }
-        if flows.is_empty() {
-            return;
-        }
-        self.background(move || {
-            let cut = conntrack::cut(&flows);
-            Box::new(move |_: &mut Reactor| match cut {
-                Ok(0) => {}
-                Ok(flows) => tracing::info!(target: "kernel", flows, "flows cut"),
-                Err(error) => {
-                    tracing::warn!(target: "kernel", error = %convert::chain(&error), "flows are not cut");
-                }
-            })
-        });
     }
 }
 
@@ -200,10 +217,18 @@ async fn send(mut queued: mpsc::UnboundedReceiver<Announcement>) {
     }
 }
 
-/// Never ends without a table of ours.
-pub(super) async fn readable(nft: &Option<NftMonitor>) -> Result<(), crate::kernel::Error> {
-    match nft {
-        Some(nft) => nft.readable().await,
-        None => std::future::pending().await,
+/// Never ends without a table of ours, or a gateway's settings.
+pub(super) async fn readable(
+    nft: &Option<NftMonitor>,
+    netconf: &Option<NetconfMonitor>,
+) -> Result<(), crate::kernel::Error> {
+    match (nft, netconf) {
+        (Some(nft), Some(netconf)) => tokio::select! {
+            ready = nft.readable() => ready,
+            ready = netconf.readable() => ready,
+        },
+        (Some(nft), None) => nft.readable().await,
+        (None, Some(netconf)) => netconf.readable().await,
+        (None, None) => std::future::pending().await,
     }
 }

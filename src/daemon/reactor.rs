@@ -19,6 +19,7 @@ use crate::control::api::Request;
 use crate::engine::Engine;
 use crate::engine::event::{Action, Event, Loss};
 use crate::engine::note::What;
+use crate::kernel::netconf::NetconfMonitor;
 use crate::kernel::nft::NftMonitor;
 use crate::kernel::{Drained, Executor, Monitor, RxEvent, Snapshot, Subscription};
 use crate::model::Time;
@@ -65,6 +66,8 @@ pub struct Reactor {
     addresses: Monitor,
     /// Opened with the first table of ours in nftables.
     pub(super) nft: Option<NftMonitor>,
+    /// Opened with the first gateway.
+    pub(super) netconf: Option<NetconfMonitor>,
     base: Instant,
     pub(super) started: SystemTime,
     pub(super) config: Config,
@@ -129,6 +132,7 @@ impl Reactor {
             links,
             addresses,
             nft: None,
+            netconf: None,
             base: Instant::now(),
             started: SystemTime::now(),
             config,
@@ -189,7 +193,7 @@ impl Reactor {
                 biased;
                 ready = self.links.readable() => ready?,
                 ready = self.addresses.readable() => ready?,
-                ready = super::gateway::readable(&self.nft) => ready?,
+                ready = super::gateway::readable(&self.nft, &self.netconf) => ready?,
                 reply = self.policy.reply() => self.on_reply(reply),
                 event = self.services.event() => self.on_service(event),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.finish_job(done),
@@ -255,6 +259,7 @@ impl Reactor {
         let addresses = self.read_addresses()?;
         self.read_out = (drained, addresses) == (Drained::Empty, Drained::Empty);
         self.read_nft()?;
+        self.read_netconf()?;
         if drained == Drained::Empty {
             self.lost = false;
             self.hear(Event::Drained, self.now());

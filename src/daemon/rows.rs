@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::engine::service::ServiceState;
 use crate::engine::state::{GatewayState, PortState, SegmentState, Tap};
 use crate::model::{Ifindex, Link, LinkName, Network};
-use crate::plan::op::{Flows, GuardTable, ListAction, Master, Op};
+use crate::plan::op::{GuardTable, ListAction, Master, Op};
 use crate::service::Held;
 
 pub fn port_word(state: &PortState) -> Word {
@@ -239,9 +239,5 @@ pub fn op_args(op: &Op) -> serde_json::Value {
         Op::Announce { link, address } => {
             json!({"link": link.name.to_string(), "address": address.to_string()})
         }
-        Op::CutFlows(Flows::Floating { address, keep }) => {
-            json!({"address": address.to_string(), "except": keep.map(|ip| ip.to_string())})
-        }
-        Op::CutFlows(Flows::Range(range)) => json!({"range": range.to_string()}),
     }
 }

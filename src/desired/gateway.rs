@@ -7,11 +7,11 @@ use super::Desired;
 use super::ruleset::{Ruleset, is_expressible};
 use super::segment::vlan_parent;
 use crate::model::gateway::{Forward, Gateway};
-use crate::model::{Cidr, Ifindex, LinkName, Network, Segment, owned};
+use crate::model::{Cidr, Ifindex, LinkName, Network, PortMapping, Segment, TapSelector, owned};
 use crate::observed::Observed;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// One setting of `/proc/sys/net`, with the device it speaks of.
@@ -100,8 +100,14 @@ fn network_sysctls(
                 .chain(snat)
                 .collect();
             let links = outside.iter().filter_map(|name| observed.by_name(name));
-            // A network that may pass nothing needs no forwarding; the port forwards' side is not known by name.
-            if gateway.routes(true) && !gateway.port_forwards.is_empty() {
+            // A network that may pass nothing needs no forwarding. The other side of a forwarded port, or of metadata, is not
+            // known by name.
+            let here = |server: SocketAddr| {
+                server.ip().is_loopback() || observed.link_with_address(server.ip()).is_some()
+            };
+            let unnamed =
+                !gateway.port_forwards.is_empty() || gateway.metadata.is_some_and(|server| !here(server));
+            if gateway.routes(true) && unnamed {
                 set(Setting::Forward4, 1);
             } else if gateway.routes(true) && !outside.is_empty() {
                 for link in links.chain(bridge) {
@@ -219,4 +225,26 @@ pub fn inexpressible(desired: &Desired, network: &Network, gateway: &Gateway) ->
         .chain(listed.iter().copied())
         .chain(gateway.floating_ips.iter().map(|f| f.interface))
         .find(|name| !is_expressible(*name))
+}
+
+/// The port needs hairpin mode: its machine reaches itself by an address of the outside.
+///
+/// Where iptables sees bridged packets (`br_netfilter`), such a packet is translated while it is bridged, and then it would
+/// have to leave by the port it came from. Only known where the mapping says the machine's addresses.
+pub fn is_reflected(network: &Network, mapping: &PortMapping) -> bool {
+    let (Some(gateway), TapSelector::Exact(tap)) = (network.gateway.as_deref(), &mapping.tap) else {
+        return false;
+    };
+    let floating = gateway.floating_ips.iter().map(|f| f.fixed_address);
+    let forwards = gateway.port_forwards.iter().map(|f| f.fixed_address);
+    let mut fixed = floating.chain(forwards);
+    fixed.any(|fixed| mapping.addresses.contains(&fixed)) && is_expressible(*tap)
+}
+
+/// Taps whose ports need hairpin mode.
+pub fn reflected(desired: &Desired) -> impl Iterator<Item = LinkName> + '_ {
+    let taps = desired.exact_mappings();
+    let network = |mapping: &PortMapping| desired.network(&mapping.network);
+    taps.filter(move |(_, mapping)| network(mapping).is_some_and(|n| is_reflected(n, mapping)))
+        .map(|(tap, _)| *tap)
 }

@@ -12,6 +12,7 @@ pub mod port;
 pub mod ruleset;
 pub mod segment;
 pub mod service;
+pub mod translation;
 pub mod verdict;
 pub mod vid;
 
@@ -139,6 +140,10 @@ impl Desired {
                 .iter()
                 .find(|m| matches!(&m.tap, TapSelector::Pattern(p) if p.matches(name)))
         })
+    }
+    /// Mappings of one tap each.
+    pub fn exact_mappings(&self) -> impl Iterator<Item = (&LinkName, &PortMapping)> {
+        self.exact.iter()
     }
     pub fn mapping_by_port(&self, id: &PortId) -> Option<&PortMapping> {
         self.mappings().find(|m| m.id.as_ref() == Some(id))

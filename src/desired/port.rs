@@ -1,10 +1,11 @@
 //! What one tap should be.
 
 use super::Desired;
+use super::gateway::is_reflected;
 use super::guard::{Entry, derive_guard};
 use super::verdict::PortVerdict;
 use super::vid;
-use crate::model::{Link, Mac, Mtu, NetworkId, PortFlags, PortMapping, SubPort, TapSelector};
+use crate::model::{Link, Mac, Mtu, Network, NetworkId, PortFlags, PortMapping, SubPort, TapSelector};
 use crate::observed::is_tap_kind;
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ pub fn derive_port(desired: &Desired, link: &Link, verdict: Option<&PortVerdict>
     PortIntent::Attach(Arc::new(PortWant {
         network: id.clone(),
         mtu: verdict.and_then(|v| v.mtu).or(network.mtu),
-        flags: verdict.map(|v| v.flags).unwrap_or_default(),
+        flags: port_flags(network, mapping, verdict),
         tx_queue_len: verdict.and_then(|v| v.tx_queue_len),
         alias: verdict.and_then(|v| v.alias.clone()),
         admin_state_up: mapping.is_none_or(|m| m.admin_state_up),
@@ -123,6 +124,15 @@ fn sub_ports(
         }
     }
     all
+}
+
+/// What policy says, and what the network's gateway needs where policy says nothing.
+fn port_flags(network: &Network, mapping: Option<&PortMapping>, verdict: Option<&PortVerdict>) -> PortFlags {
+    let mut flags = verdict.map(|v| v.flags).unwrap_or_default();
+    if flags.hairpin.is_none() && mapping.is_some_and(|mapping| is_reflected(network, mapping)) {
+        flags.hairpin = Some(true);
+    }
+    flags
 }
 
 /// For messages: how the mapping of a tap is written.

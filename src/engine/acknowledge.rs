@@ -88,8 +88,7 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
         | Op::GuardTable(_)
         | Op::Ruleset(_)
         | Op::Sysctls(_)
-        | Op::Announce { .. }
-        | Op::CutFlows(_) => Effect::Same,
+        | Op::Announce { .. } => Effect::Same,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, PortVlans, Ta
 use crate::observed::{AddressRow, Change};
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
+use crate::plan::gateway::HostHave;
 use crate::plan::guard::GuardHave;
 use crate::plan::{Key, Plan};
 
@@ -53,10 +54,12 @@ pub enum Event {
     Guard(Result<GuardHave, Failure>),
     /// Somebody else changed the table of the spoof guard.
     GuardTouched,
-    /// Answer to `Action::ReadGateways`: is there anything of ours?
-    Gateways(Result<bool, Failure>),
+    /// Answer to `Action::ReadGateways`: what is there of ours?
+    Gateways(Result<HostHave, Failure>),
     /// Somebody else changed one of the gateways' tables.
     RulesetTouched,
+    /// Somebody else switched off a kernel setting that gateways need.
+    SysctlsTouched,
     /// Answer to `Action::ReadCarried`, in the order asked.
     Carried {
         key: Key,

@@ -286,10 +286,14 @@ impl Engine {
                 self.causes += 1;
                 self.doubt_guard(cause);
             }
-            Event::Gateways(remains) => self.on_gateways_read(remains, now),
+            Event::Gateways(have) => self.on_gateways_read(have, now),
             Event::RulesetTouched => {
                 self.causes += 1;
                 self.on_ruleset_touched(now);
+            }
+            Event::SysctlsTouched => {
+                self.causes += 1;
+                self.on_sysctls_touched(now);
             }
             Event::Carried { key, have } => self.on_carried(&key, have, now),
             Event::PortVerdict {

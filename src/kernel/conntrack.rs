@@ -1,4 +1,4 @@
-//! Cuts flows: conntrack entries are found by address and deleted one by one.
+//! Cuts flows: conntrack entries are found by what translated them and deleted one by one.
 //!
 //! A flow goes on by its entry, whatever the rules say by now: one that came by a floating address would reach its old
 //! machine until it ends. Both directions count: to the address (its first packet's destination) and from it (its answers'
@@ -8,7 +8,8 @@
 
 use super::error::{Error, Goal, Refusal};
 use super::wire::{Attributes, Malformed, Messages, align, i32_at};
-use crate::plan::op::Flows;
+use crate::desired::translation::Translation;
+use crate::model::gateway::Protocol;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::net::IpAddr;
@@ -25,31 +26,40 @@ const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
 const NESTED: u16 = 0x8000;
+
+/// One direction: who sends what to whom. Ports are 0 where the protocol has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tuple {
+    protocol: u8,
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+}
 
 /// One entry, as far as it is looked at.
 struct Flow {
-    original: (IpAddr, IpAddr),
-    reply: (IpAddr, IpAddr),
+    original: Tuple,
+    reply: Tuple,
     /// The attributes that name it: tuple, id, zone, as received.
     key: Vec<u8>,
 }
 
-/// How many entries were deleted.
-pub fn cut(flows: &[Flows]) -> Result<usize, Error> {
-    let socket = open()?;
+/// Ends the flows of these translations. How many entries were deleted.
+pub fn cut(translations: &[Translation]) -> Result<usize, Error> {
     let mut cut = 0;
     for ipv4 in [true, false] {
-        let concerned: Vec<&Flows> = flows.iter().filter(|f| is_ipv4(f) == ipv4).collect();
+        let concerned: Vec<&Translation> = translations.iter().filter(|t| is_ipv4(t) == ipv4).collect();
         if concerned.is_empty() {
             continue;
         }
+        let socket = open()?;
         let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
         let mut keys = Vec::new();
         send(&socket, GET, NLM_F_REQUEST | NLM_F_DUMP, family, &[])?;
         read(&socket, |payload| {
             let flow = flow(payload).map_err(|source| Error::Answer { op: OP, source })?;
-            if let Some(flow) = flow.filter(|flow| concerned.iter().any(|f| concerns(f, flow))) {
+            if let Some(flow) = flow.filter(|flow| concerned.iter().any(|t| is_by(t, flow))) {
                 keys.push(flow.key);
             }
             Ok(())
@@ -67,15 +77,6 @@ pub fn cut(flows: &[Flows]) -> Result<usize, Error> {
     Ok(cut)
 }
 
-/// One request of nfnetlink with one attribute, and its acknowledgement.
-pub(super) fn exchange(kind: u16, family: u8, attribute: u16, value: &[u8]) -> Result<(), Error> {
-    let socket = open()?;
-    let mut attributes = Vec::new();
-    push(&mut attributes, attribute, value);
-    send(&socket, kind, NLM_F_REQUEST | NLM_F_ACK, family, &attributes)?;
-    read(&socket, |_| Ok(()))
-}
-
 fn open() -> Result<Socket, Error> {
     let io = |what| move |source| Error::Io { what, source };
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(io("opening an nfnetlink socket"))?;
@@ -86,26 +87,39 @@ fn open() -> Result<Socket, Error> {
     Ok(socket)
 }
 
-fn is_ipv4(flows: &Flows) -> bool {
-    match flows {
-        Flows::Floating { address, .. } => address.is_ipv4(),
-        Flows::Range(range) => range.is_ipv4(),
+fn is_ipv4(translation: &Translation) -> bool {
+    match translation {
+        Translation::Floating { address, .. } => address.is_ipv4(),
+        Translation::Forward(forward) => forward.address.is_ipv4(),
+        Translation::Range(range) => range.is_ipv4(),
     }
 }
 
-fn concerns(flows: &Flows, flow: &Flow) -> bool {
-    let (from, to) = flow.original;
-    // Whoever answers, and whom he answers: the other way round, unless it is translated.
-    let (answerer, answered) = flow.reply;
-    match flows {
-        Flows::Floating { address, keep } => {
-            let leads_in = to == *address && answerer != to && Some(answerer) != *keep;
-            let leads_out = answered == *address && answered != from && Some(from) != *keep;
+const fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP as u8,
+        Protocol::Udp => libc::IPPROTO_UDP as u8,
+        Protocol::Sctp => libc::IPPROTO_SCTP as u8,
+    }
+}
+
+/// Without translation the reply is the original the other way round.
+fn is_by(translation: &Translation, flow: &Flow) -> bool {
+    let (original, reply) = (&flow.original, &flow.reply);
+    match translation {
+        Translation::Floating { address, fixed } => {
+            let leads_in = original.to.0 == *address && reply.from.0 == *fixed;
+            let leads_out = original.from.0 == *fixed && reply.to.0 == *address;
             leads_in || leads_out
         }
-        Flows::Range(range) => [from, to, answerer, answered]
+        Translation::Forward(forward) => {
+            original.protocol == number(forward.protocol)
+                && original.to == (forward.address, forward.port)
+                && reply.from == (forward.fixed_address, forward.fixed_port)
+        }
+        Translation::Range(range) => [original, reply]
             .iter()
-            .any(|ip| range.contains(*ip)),
+            .any(|tuple| range.contains(tuple.from.0) || range.contains(tuple.to.0)),
     }
 }
 
@@ -115,10 +129,10 @@ fn flow(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
         let (kind, value) = attribute?;
         match kind {
             TUPLE_ORIG => {
-                original = addresses(value)?;
+                original = tuple(value)?;
                 push(&mut key, kind | NESTED, value);
             }
-            TUPLE_REPLY => reply = addresses(value)?,
+            TUPLE_REPLY => reply = tuple(value)?,
             ID | ZONE => push(&mut key, kind, value),
             _ => {}
         }
@@ -128,27 +142,39 @@ fn flow(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
         .map(|(original, reply)| Flow { original, reply, key }))
 }
 
-/// Source and destination of a tuple.
-fn addresses(tuple: &[u8]) -> Result<Option<(IpAddr, IpAddr)>, Malformed> {
+fn tuple(attributes: &[u8]) -> Result<Option<Tuple>, Malformed> {
     let (mut source, mut destination) = (None, None);
-    for attribute in Attributes::new(tuple) {
-        let (TUPLE_IP, value) = attribute? else { continue };
+    let (mut protocol, mut from, mut to) = (0, 0, 0);
+    for attribute in Attributes::new(attributes) {
+        let (part, value) = attribute?;
         for attribute in Attributes::new(value) {
             let (kind, value) = attribute?;
-            let ip = match value.len() {
-                4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-                16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
-                _ => None,
-            };
-            // CTA_IP_V4_SRC 1, V4_DST 2, V6_SRC 3, V6_DST 4.
-            match kind {
-                1 | 3 => source = ip,
-                2 | 4 => destination = ip,
+            let port = || value.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+            match (part, kind) {
+                // CTA_IP_V4_SRC 1, V4_DST 2, V6_SRC 3, V6_DST 4.
+                (TUPLE_IP, 1 | 3) => source = ip(value),
+                (TUPLE_IP, 2 | 4) => destination = ip(value),
+                // CTA_PROTO_NUM 1, SRC_PORT 2, DST_PORT 3.
+                (TUPLE_PROTO, 1) => protocol = value.first().copied().unwrap_or(0),
+                (TUPLE_PROTO, 2) => from = port(),
+                (TUPLE_PROTO, 3) => to = port(),
                 _ => {}
             }
         }
     }
-    Ok(source.zip(destination))
+    Ok(source.zip(destination).map(|(source, destination)| Tuple {
+        protocol,
+        from: (source, from),
+        to: (destination, to),
+    }))
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+        _ => None,
+    }
 }
 
 fn push(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -214,31 +240,71 @@ fn read(socket: &Socket, mut row: impl FnMut(&[u8]) -> Result<(), Error>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::gateway::PortForward;
 
     fn flow(from: &str, to: &str, answerer: &str, answered: &str) -> Flow {
-        let ip = |text: &str| text.parse().unwrap();
+        let tuple = |from: &str, to: &str| {
+            let [from, to] = [from, to].map(|text| {
+                let socket: std::net::SocketAddr = text.parse().unwrap();
+                (socket.ip(), socket.port())
+            });
+            Tuple {
+                protocol: 6,
+                from,
+                to,
+            }
+        };
         Flow {
-            original: (ip(from), ip(to)),
-            reply: (ip(answerer), ip(answered)),
+            original: tuple(from, to),
+            reply: tuple(answerer, answered),
             key: Vec::new(),
         }
     }
 
     #[test]
-    fn flows_of_a_floating_address_are_those_that_are_translated_by_it() {
-        let of = |keep: Option<&str>| Flows::Floating {
+    fn flows_are_those_that_the_translation_made() {
+        let floating = |fixed: &str| Translation::Floating {
             address: "203.0.113.7".parse().unwrap(),
-            keep: keep.map(|ip| ip.parse().unwrap()),
+            fixed: fixed.parse().unwrap(),
         };
-        let inward = flow("198.51.100.1", "203.0.113.7", "10.0.0.5", "198.51.100.1");
-        let outward = flow("10.0.0.5", "198.51.100.1", "198.51.100.1", "203.0.113.7");
-        assert!(concerns(&of(None), &inward) && concerns(&of(None), &outward));
-        assert!(!concerns(&of(Some("10.0.0.5")), &inward) && !concerns(&of(Some("10.0.0.5")), &outward));
-        assert!(concerns(&of(Some("10.0.0.6")), &inward) && concerns(&of(Some("10.0.0.6")), &outward));
+        let inward = flow(
+            "198.51.100.1:999",
+            "203.0.113.7:80",
+            "10.0.0.5:80",
+            "198.51.100.1:999",
+        );
+        let outward = flow(
+            "10.0.0.5:999",
+            "198.51.100.1:80",
+            "198.51.100.1:80",
+            "203.0.113.7:999",
+        );
         // The host's own, before the address was a floating one.
-        let own = flow("198.51.100.1", "203.0.113.7", "203.0.113.7", "198.51.100.1");
-        assert!(!concerns(&of(None), &own));
-        let range = Flows::Range("10.0.0.0/24".parse().unwrap());
-        assert!(concerns(&range, &inward) && concerns(&range, &outward) && !concerns(&range, &own));
+        let own = flow(
+            "198.51.100.1:999",
+            "203.0.113.7:80",
+            "203.0.113.7:80",
+            "198.51.100.1:999",
+        );
+        let by = |translation: &Translation| [&inward, &outward, &own].map(|flow| is_by(translation, flow));
+        assert_eq!(by(&floating("10.0.0.5")), [true, true, false]);
+        assert_eq!(by(&floating("10.0.0.6")), [false; 3]);
+        assert_eq!(
+            by(&Translation::Range("10.0.0.0/24".parse().unwrap())),
+            [true, true, false]
+        );
+        let forward = |protocol, port, fixed_port| {
+            Translation::Forward(PortForward {
+                protocol,
+                address: "203.0.113.7".parse().unwrap(),
+                port,
+                fixed_address: "10.0.0.5".parse().unwrap(),
+                fixed_port,
+            })
+        };
+        assert_eq!(by(&forward(Protocol::Tcp, 80, 80)), [true, false, false]);
+        assert_eq!(by(&forward(Protocol::Udp, 80, 80)), [false; 3]);
+        assert_eq!(by(&forward(Protocol::Tcp, 81, 80)), [false; 3]);
+        assert_eq!(by(&forward(Protocol::Tcp, 80, 81)), [false; 3]);
     }
 }

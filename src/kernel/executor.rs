@@ -260,7 +260,7 @@ impl<T: Transport> Executor<T> {
                 .commit(op.name(), encode::goal(op), &mut self.messages);
         }
         // Queued by whoever drives us; what counts here is that the device is still the one meant.
-        if matches!(op, Op::Announce { .. } | Op::CutFlows(_)) {
+        if matches!(op, Op::Announce { .. }) {
             return Ok(());
         }
         self.batch.clear();

@@ -11,7 +11,8 @@
 //! | `tuntap` | making taps, for the demo, the tests and the benches |
 //! | `decode`, `encode` | messages to model, operations to messages |
 //! | `wire`, `request`, `socket`, `device` | bytes and system calls below them |
-//! | `ruleset`, `sysctl`, `conntrack`, `announce` | what gateways need besides rtnetlink |
+//! | `ruleset`, `sysctl`, `netconf`, `conntrack`, `announce` | what gateways need besides rtnetlink |
+//! | `kept` | what the kernel does not remember, in the state directory |
 //! | `mark` | how our forwarding entries are recognised after a restart |
 //!
 //! All of it runs on the daemon's one thread. Three sockets: events, requests, dumps; never one for two of them,
@@ -25,8 +26,10 @@ mod encode;
 mod error;
 pub mod executor;
 pub mod fault;
+mod kept;
 mod mark;
 pub mod monitor;
+pub mod netconf;
 pub mod nft;
 pub mod request;
 pub mod ruleset;

@@ -1,54 +1,104 @@
-//! The gateways' tables in nftables: are they there?
+//! The gateways' tables in nftables: how they are, and how they come into force.
+//!
+//! With them in force the flows of what they translate no longer are cut, and what they are is noted in the state directory,
+//! in this order: whatever ends the daemon in between, the next one finds the old note and does the rest. Without the note
+//! (or when it is of other tables) they are made anew.
 
-use super::conntrack::exchange;
+use super::conntrack;
 use super::error::{Class, Error, Refusal};
+use super::kept;
 use super::nft::script::{self, ScriptError};
+use super::nft::{self, Messages, NftSocket};
 use crate::desired::ruleset::Ruleset;
+use crate::desired::translation::Translation;
+use crate::plan::gateway::RulesetHave;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-/// `NFT_MSG_GETTABLE`
-const GET_TABLE: u16 = (10 << 8) | 1;
-/// `NFTA_TABLE_NAME`
-const NAME: u16 = 1;
+/// In the state directory.
+const FILE: &str = "ruleset.json";
+const TABLES: [(u8, &str); 2] = [
+    (libc::NFPROTO_INET as u8, nft::RULESET),
+    (libc::NFPROTO_BRIDGE as u8, nft::UPLINK),
+];
 
-/// Whether one of the tables is there, right or wrong.
-pub fn is_there() -> Result<bool, Error> {
-    for table in [Ruleset::INET, Ruleset::UPLINK] {
-        let (family, name) = table.split_once(' ').unwrap_or_default();
-        let family = if family == "bridge" {
-            libc::NFPROTO_BRIDGE
-        } else {
-            libc::NFPROTO_INET
-        };
-        let name = [name.as_bytes(), &[0]].concat();
-        match exchange(GET_TABLE, family as u8, NAME, &name) {
-            Ok(()) => return Ok(true),
-            Err(Error::Refused { refusal, .. }) if refusal.errno == libc::ENOENT => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(false)
+/// What was brought into force last.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Note {
+    /// Of the ruleset, and of the tables as the kernel then had them.
+    ruleset: u64,
+    tables: u64,
+    translations: BTreeSet<Translation>,
 }
 
-/// Replaces both tables in one transaction. Blocks. `started` is told the port id of the change.
-pub fn apply(ruleset: &Ruleset, started: impl FnOnce(u32)) -> Result<(), Error> {
-    script::apply(&ruleset.script(), started).map_err(|error| {
-        let class = match error {
-            ScriptError::Missing(_) => Class::Unsupported,
-            ScriptError::Run(_) | ScriptError::Stuck => Class::Transient,
-            ScriptError::Refused(_) => Class::Refused,
-        };
-        let errno = if class == Class::Unsupported {
-            libc::EOPNOTSUPP
-        } else {
-            libc::EINVAL
-        };
-        Error::Refused {
-            op: "ruleset",
-            refusal: Refusal {
-                errno,
-                text: Some(error.to_string().into()),
-            },
-            class,
-        }
+fn file(state_directory: &Path) -> PathBuf {
+    state_directory.join(FILE)
+}
+
+/// Whether the tables are there, and are still what was brought into force.
+pub fn read(state_directory: &Path) -> Result<RulesetHave, Error> {
+    let Some(tables) = tables()? else {
+        return Ok(RulesetHave::Nothing);
+    };
+    // A damaged note only costs the tables' being made anew.
+    let note: Note = kept::read(&file(state_directory)).unwrap_or_default();
+    Ok(if note.tables == tables {
+        RulesetHave::Is(note.ruleset)
+    } else {
+        RulesetHave::Other
     })
+}
+
+fn tables() -> Result<Option<u64>, Error> {
+    nft::fingerprint(&mut NftSocket::open()?, &mut Messages::default(), &TABLES)
+}
+
+/// Replaces both tables in one transaction, then cuts the flows of what is not translated any more. Blocks. `started` is told
+/// the port id of the change. How many flows were cut; not being able to is no reason to be without the rules.
+pub fn apply(
+    state_directory: &Path,
+    ruleset: &Ruleset,
+    started: impl FnOnce(u32),
+) -> Result<Result<usize, Error>, Error> {
+    let file = file(state_directory);
+    let before: Note = kept::read(&file).unwrap_or_default();
+    script::apply(&ruleset.script(), started).map_err(refused)?;
+    let gone: Vec<Translation> = before
+        .translations
+        .difference(&ruleset.translations)
+        .copied()
+        .collect();
+    let cut = conntrack::cut(&gone);
+    let note = match tables()? {
+        Some(tables) if !ruleset.is_empty() => Some(Note {
+            ruleset: ruleset.fingerprint(),
+            tables,
+            translations: ruleset.translations.clone(),
+        }),
+        _ => None,
+    };
+    kept::write(&file, note.as_ref())?;
+    Ok(cut)
+}
+
+fn refused(error: ScriptError) -> Error {
+    let class = match error {
+        ScriptError::Missing(_) => Class::Unsupported,
+        ScriptError::Run(_) | ScriptError::Stuck => Class::Transient,
+        ScriptError::Refused(_) => Class::Refused,
+    };
+    let errno = if class == Class::Unsupported {
+        libc::EOPNOTSUPP
+    } else {
+        libc::EINVAL
+    };
+    Error::Refused {
+        op: "ruleset",
+        refusal: Refusal {
+            errno,
+            text: Some(error.to_string().into()),
+        },
+        class,
+    }
 }

@@ -43,8 +43,7 @@ pub fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
         | Op::Route { .. }
         | Op::GuardTable(_)
         | Op::Ruleset(_)
-        | Op::Sysctls(_)
-        | Op::CutFlows(_) => [None, None],
+        | Op::Sysctls(_) => [None, None],
         Op::CreateVlan { parent, .. } => [Some(parent), None],
         Op::SetLink { link, change } => match &change.master {
             Some(Master::Set(master)) => [Some(link), Some(master)],

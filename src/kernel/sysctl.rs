@@ -6,22 +6,21 @@
 //!
 //! Blocks; runs beside the loop.
 
-use super::error::{Error, Goal, Refusal};
+use super::error::{Error, Goal};
+use super::kept;
 use crate::desired::gateway::{Setting, Sysctl};
 use crate::model::{Ifindex, LinkName};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const OP: &str = "sysctls";
 const ROOT: &str = "/proc/sys/net";
+const FORWARD4: &str = "ipv4/ip_forward";
 /// In the state directory.
 const FILE: &str = "sysctl.json";
-/// `net.ipv4.ip_forward`, which sets that of every device.
-const SWITCH4: &str = "ipv4/ip_forward";
-const DEVICE_FORWARDING: &str = "/forwarding";
 
 /// A setting as it was before us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,58 +39,74 @@ struct Original {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     settings: Vec<Original>,
+    /// All that was asked for last, changed or not.
+    #[serde(default)]
+    asked: Vec<Sysctl>,
 }
 
 impl Kept {
-    fn has(&self, path: &str) -> bool {
-        self.settings.iter().any(|o| o.path == path)
+    fn is_asked(&self, path: &str) -> bool {
+        self.asked.iter().any(|asked| place(&asked.setting).0 == path)
+    }
+    fn is_ours(&self, path: &str) -> bool {
+        self.settings.iter().any(|original| original.path == path)
     }
 }
 
-impl Original {
-    /// The device that the setting is of.
-    fn device(&self) -> Option<LinkName> {
-        self.ifindex?;
-        LinkName::new(self.path.split('/').nth(2)?).ok()
+/// What was asked for last, in this run or an earlier one; none if something is not so any more.
+pub fn read(state_directory: &Path) -> Result<Option<Vec<Sysctl>>, Error> {
+    let kept: Kept = kept::read(&state_directory.join(FILE))?;
+    for want in &kept.asked {
+        if to_write(&kept, want)?.is_some() {
+            return Ok(None);
+        }
     }
+    let stray = |o: &Original| !kept.is_asked(o.along_with.as_ref().unwrap_or(&o.path));
+    let is_whole = !kept.settings.iter().any(stray);
+    Ok(is_whole.then_some(kept.asked))
 }
 
-/// Whether anything of an earlier run is still to be put back.
-pub fn remains(state_directory: &Path) -> bool {
-    state_directory.join(FILE).exists()
+/// Where it has to be written, and what is there; none if it is so, or nothing can be done about it.
+fn to_write(kept: &Kept, want: &Sysctl) -> Result<Option<(String, String)>, Error> {
+    let (path, device) = place(&want.setting);
+    // A device that went meanwhile: its network is looked at again.
+    if device.is_some_and(|(name, index)| !is_there(&name, index)) {
+        return Ok(None);
+    }
+    let Some(now) = value_of(&path)? else {
+        return Ok(None);
+    };
+    let other = want.instead_of.is_some_and(|v| now != v.to_string());
+    let so = now == want.value.to_string() || (!kept.is_ours(&path) && other);
+    Ok((!so).then_some((path, now)))
 }
 
-/// Makes these settings so, and every other that was changed for a gateway as it was.
+/// Makes every setting that was changed for a gateway and is not among these as it was, and these so.
 pub fn apply(state_directory: &Path, wants: &[Sysctl]) -> Result<(), Error> {
     let file = state_directory.join(FILE);
-    let mut kept = read_kept(&file)?;
-    make_so(&file, &mut kept, wants)?;
-    let wanted: Vec<String> = wants.iter().map(|want| place(&want.setting).0).collect();
-    if restore(&file, &mut kept, |path| {
-        wanted.iter().any(|wanted| wanted == path)
-    })? {
-        // The switch for all devices, put back, takes along devices that are still to forward.
-        make_so(&file, &mut kept, wants)?;
+    let mut kept: Kept = kept::read(&file)?;
+    let mut fresh = kept.asked != wants;
+    kept.asked = wants.to_vec();
+    // The host-wide switch takes the devices' along, now and when it goes back.
+    let mut taken_over = Vec::new();
+    if kept.is_asked(FORWARD4) {
+        let (goes, stays) = std::mem::take(&mut kept.settings)
+            .into_iter()
+            .partition(|o| is_device_forward4(o) && !kept.is_asked(&o.path));
+        (taken_over, kept.settings) = (goes, stays);
     }
-    Ok(())
-}
-
-fn make_so(file: &Path, kept: &mut Kept, wants: &[Sysctl]) -> Result<(), Error> {
+    // Before: a switch that goes takes along what is asked for.
+    restore(&file, &mut kept)?;
     let mut writes = Vec::new();
     for want in wants {
-        let (path, device) = place(&want.setting);
-        // A device that went meanwhile: its network is looked at again.
-        if device.is_some_and(|(name, index)| !is_there(&name, index)) {
+        let Some((path, now)) = to_write(&kept, want)? else {
             continue;
-        }
-        let Some(now) = read(&path)? else { continue };
-        let ours = kept.has(&path);
-        if now == want.value.to_string() || (!ours && want.instead_of.is_some_and(|v| now != v.to_string())) {
-            continue;
-        }
-        if !ours {
-            let ifindex = device.map(|(_, index)| index.get());
-            let along = dragged_along(&want.setting, &path, kept)?;
+        };
+        if !kept.is_ours(&path) {
+            let ifindex = place(&want.setting).1.map(|(_, index)| index.get());
+            let ours =
+                |other: &str| kept.is_ours(other) || taken_over.iter().any(|o: &Original| o.path == other);
+            let along = dragged_along(&want.setting, &path, ours)?;
             kept.settings.extend(along);
             kept.settings.push(Original {
                 path: path.clone(),
@@ -99,45 +114,51 @@ fn make_so(file: &Path, kept: &mut Kept, wants: &[Sysctl]) -> Result<(), Error> 
                 ifindex,
                 along_with: None,
             });
+            fresh = true;
         }
         writes.push((path, want.value.to_string()));
     }
-    if !writes.is_empty() {
-        write_kept(file, kept)?;
+    if fresh {
+        write_kept(&file, &kept)?;
     }
-    writes.iter().try_for_each(|(path, value)| write(path, value))
+    for (path, value) in writes {
+        write(&path, &value)?;
+    }
+    Ok(())
 }
 
-/// Puts back whatever is not `wanted`, the last change first. False if there was nothing.
-fn restore(file: &Path, kept: &mut Kept, wanted: impl Fn(&str) -> bool) -> Result<bool, Error> {
-    let goes = |o: &Original| !wanted(o.along_with.as_deref().unwrap_or(&o.path));
+fn is_device_forward4(original: &Original) -> bool {
+    let path = &original.path;
+    original.along_with.is_none() && path.starts_with("ipv4/conf/") && path.ends_with("/forwarding")
+}
+
+/// Puts back whatever is not asked for, the last change first.
+fn restore(file: &Path, kept: &mut Kept) -> Result<(), Error> {
+    let wanted: Vec<String> = kept.asked.iter().map(|asked| place(&asked.setting).0).collect();
+    let goes = |o: &Original| !wanted.contains(o.along_with.as_ref().unwrap_or(&o.path));
     if !kept.settings.iter().any(goes) {
-        return Ok(false);
+        return Ok(());
     }
     for original in kept.settings.iter().rev().filter(|o| goes(o)) {
-        let device = original.device();
         let same_device = original.ifindex.is_none_or(|index| {
-            device
-                .zip(Ifindex::new(index))
+            let name = original
+                .path
+                .split('/')
+                .nth(2)
+                .and_then(|name| LinkName::new(name).ok());
+            name.zip(Ifindex::new(index))
                 .is_some_and(|(name, index)| is_there(&name, index))
         });
-        // A device that forwards because all do goes off with the switch.
-        let stays = device.is_some()
-            && original.path.ends_with(DEVICE_FORWARDING)
-            && original.path.starts_with("ipv4/")
-            && wanted(SWITCH4);
-        if same_device && !stays && read(&original.path)?.is_some_and(|now| now != original.value) {
+        if same_device && value_of(&original.path)?.is_some_and(|now| now != original.value) {
             write(&original.path, &original.value)?;
         }
     }
     kept.settings.retain(|o| !goes(o));
-    write_kept(file, kept)?;
-    Ok(true)
+    write_kept(file, kept)
 }
 
-/// What the kernel changes with a host-wide switch (`inet_forward_change`, `addrconf_forward_change`), but for what was
-/// changed for a gateway already: how that was is known.
-fn dragged_along(setting: &Setting, path: &str, kept: &Kept) -> Result<Vec<Original>, Error> {
+/// What the kernel changes with a host-wide switch (`inet_forward_change`, `addrconf_forward_change`).
+fn dragged_along(setting: &Setting, path: &str, ours: impl Fn(&str) -> bool) -> Result<Vec<Original>, Error> {
     let (family, others): (&str, &[&str]) = match setting {
         Setting::Forward4 => (
             "ipv4",
@@ -148,7 +169,7 @@ fn dragged_along(setting: &Setting, path: &str, kept: &Kept) -> Result<Vec<Origi
     };
     let mut originals = Vec::new();
     let mut keep = |other: String, ifindex: Option<u32>| -> Result<(), Error> {
-        if let Some(value) = read(&other)? {
+        if let Some(value) = value_of(&other)? {
             originals.push(Original {
                 path: other,
                 value,
@@ -172,8 +193,8 @@ fn dragged_along(setting: &Setting, path: &str, kept: &Kept) -> Result<Vec<Origi
             continue;
         };
         let other = format!("{family}/conf/{text}/forwarding");
-        // Off is what it will be again with the switch.
-        if !kept.has(&other) && read(&other)?.is_some_and(|value| value != "0") {
+        // Off is what it will be again with the switch, and what it was where we switched it on.
+        if !ours(&other) && value_of(&other)?.is_some_and(|value| value != "0") {
             keep(other, index_of(&name))?;
         }
     }
@@ -186,7 +207,7 @@ fn dragged_along(setting: &Setting, path: &str, kept: &Kept) -> Result<Vec<Origi
 
 fn place(setting: &Setting) -> (String, Option<(LinkName, Ifindex)>) {
     match setting {
-        Setting::Forward4 => (SWITCH4.to_owned(), None),
+        Setting::Forward4 => (FORWARD4.to_owned(), None),
         Setting::Forward6 => ("ipv6/conf/all/forwarding".to_owned(), None),
         Setting::DeviceForward4(name, index) => {
             (format!("ipv4/conf/{name}/forwarding"), Some((*name, *index)))
@@ -207,7 +228,7 @@ fn is_there(name: &LinkName, index: Ifindex) -> bool {
 }
 
 /// None if there is no such setting: a kernel without IPv6, a device that went.
-fn read(path: &str) -> Result<Option<String>, Error> {
+fn value_of(path: &str) -> Result<Option<String>, Error> {
     match fs::read_to_string(format!("{ROOT}/{path}")) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -231,44 +252,6 @@ fn io_error(what: &'static str, source: io::Error) -> Error {
     Error::Io { what, source }
 }
 
-fn read_kept(file: &Path) -> Result<Kept, Error> {
-    let text = match fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
-        Err(error) => return Err(io_error("reading the kernel settings that were kept", error)),
-    };
-    // Written whole or not at all; somebody edited it. Guessing would make it worse.
-    serde_json::from_slice(&text).map_err(|error| Error::Refused {
-        op: OP,
-        refusal: Refusal {
-            errno: libc::EINVAL,
-            text: Some(format!("{} is damaged: {error}", file.display()).into()),
-        },
-        class: super::Class::Refused,
-    })
-}
-
 fn write_kept(file: &Path, kept: &Kept) -> Result<(), Error> {
-    let keeping = |source| io_error("keeping the kernel settings as they were", source);
-    if kept.settings.is_empty() {
-        return match fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(keeping(error)),
-            _ => Ok(()),
-        };
-    }
-    let text = serde_json::to_vec_pretty(kept).map_err(|error| keeping(error.into()))?;
-    if let Some(directory) = file.parent() {
-        fs::create_dir_all(directory).map_err(keeping)?;
-    }
-    let fresh: PathBuf = file.with_extension("json.new");
-    let mut out = fs::File::create(&fresh).map_err(keeping)?;
-    out.write_all(&text)
-        .and_then(|()| out.sync_all())
-        .map_err(keeping)?;
-    fs::rename(&fresh, file).map_err(keeping)?;
-    let directory = file.parent().map(fs::File::open);
-    directory
-        .transpose()
-        .and_then(|d| d.map_or(Ok(()), |d| d.sync_all()))
-        .map_err(keeping)
+    kept::write(file, Some(kept).filter(|kept| **kept != Kept::default()))
 }

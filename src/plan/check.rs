@@ -89,7 +89,7 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<String> {
                     fault(text);
                 }
             }
-            Op::Route { .. } | Op::GuardTable(_) | Op::Ruleset(_) | Op::Sysctls(_) | Op::CutFlows(_) => {}
+            Op::Route { .. } | Op::GuardTable(_) | Op::Ruleset(_) | Op::Sysctls(_) => {}
         }
     }
     faults

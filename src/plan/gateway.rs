@@ -1,11 +1,11 @@
 //! From the addresses that a network's devices have to those that its gateway asks for.
 //!
-//! Told only when translation is in force; what is told is announced, and flows that lead elsewhere are cut. Removal is
-//! the other way round: the address first, its flows last.
+//! Told only when translation is in force; what is told is announced. Removal is the other way round: the address first;
+//! flows are cut when the rules are gone that would make them anew.
 
-use super::op::{Flows, LinkRef, ListAction, Op};
+use super::op::{LinkRef, ListAction, Op};
 use super::segment::reference;
-use crate::desired::gateway::{AddressWant, Role};
+use crate::desired::gateway::{AddressWant, Role, Sysctl};
 use crate::model::record::{AddressRecord, Attribute};
 use crate::model::{Cidr, Ifindex, LinkName, owned};
 use crate::observed::Observed;
@@ -21,6 +21,24 @@ mod ifa {
     pub const CACHEINFO: u16 = 6;
     pub const FLAGS: u16 = 8;
     pub const F_NODAD: u32 = 0x02;
+}
+
+/// The gateways' tables as found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum RulesetHave {
+    Nothing,
+    /// The ruleset with this fingerprint, untouched.
+    Is(u64),
+    /// Another one, or somebody touched it.
+    Other,
+}
+
+/// What is in force for all gateways, as found.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HostHave {
+    pub ruleset: RulesetHave,
+    /// The settings that were asked for last; none if something is not so any more.
+    pub sysctls: Option<Vec<Sysctl>>,
 }
 
 /// A device that an address is to be on, and is not there.
@@ -52,45 +70,23 @@ pub fn plan_addresses(wants: &[AddressWant], observed: &Observed) -> (Vec<Op>, O
             link: link_ref,
             record: Box::new(record(want, link.index)),
         });
-        match want.role {
-            Role::Gateway { announce: false } => {}
-            Role::Gateway { announce: true } => ops.push(Op::Announce {
+        if want.role != (Role::Gateway { announce: false }) {
+            ops.push(Op::Announce {
                 link: link_ref,
                 address,
-            }),
-            Role::Floating { fixed } => {
-                ops.push(Op::Announce {
-                    link: link_ref,
-                    address,
-                });
-                ops.push(Op::CutFlows(Flows::Floating {
-                    address,
-                    keep: Some(fixed),
-                }));
-            }
+            });
         }
     }
     (ops, missing)
 }
 
 /// An address with our mark that nobody asks for any more.
-pub fn plan_removal(link: LinkRef, index: Ifindex, address: Cidr) -> Vec<Op> {
-    let flows = if address.is_host() {
-        Flows::Floating {
-            address: address.address(),
-            keep: None,
-        }
-    } else {
-        Flows::Range(address.network())
-    };
-    vec![
-        Op::Address {
-            action: ListAction::Delete,
-            link,
-            record: Box::new(bare(address, index)),
-        },
-        Op::CutFlows(flows),
-    ]
+pub fn plan_removal(link: LinkRef, index: Ifindex, address: Cidr) -> Op {
+    Op::Address {
+        action: ListAction::Delete,
+        link,
+        record: Box::new(bare(address, index)),
+    }
 }
 
 fn record(want: &AddressWant, index: Ifindex) -> AddressRecord {

@@ -1,7 +1,7 @@
 //! Operations as the command lines an operator would type: for `plan`, `explain`, the demo and golden files.
 
 use super::guard::GuardedPort;
-use super::op::{Flows, GuardTable, LinkChange, ListAction, Master, Op};
+use super::op::{GuardTable, LinkChange, ListAction, Master, Op};
 use crate::desired::guard::{Entry, table};
 use crate::desired::ruleset::Ruleset;
 use crate::model::record::{AddressRecord, Attribute, RouteRecord};
@@ -162,14 +162,6 @@ impl fmt::Display for Op {
                 write!(f, "arping -U -c 3 -I {} {address}", link.name)
             }
             Op::Announce { link, address } => write!(f, "ndsend {address} {}", link.name),
-            Op::CutFlows(Flows::Floating { address, keep: None }) => {
-                write!(f, "conntrack -D floating {address}")
-            }
-            Op::CutFlows(Flows::Floating {
-                address,
-                keep: Some(keep),
-            }) => write!(f, "conntrack -D floating {address} except {keep}"),
-            Op::CutFlows(Flows::Range(range)) => write!(f, "conntrack -D range {range}"),
             Op::Route { action, record } => write!(f, "ip route {} {}", verb(*action), route(record)),
             Op::Guard { link, gone, new } => {
                 let mut elements = gone

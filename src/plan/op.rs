@@ -7,8 +7,8 @@ use crate::desired::guard::Entry;
 use crate::desired::ruleset::Ruleset;
 use crate::model::record::{AddressRecord, RouteRecord};
 use crate::model::{
-    BridgeAttributes, Cidr, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VlanRow,
-    Vni, VniRow, VxlanAttributes,
+    BridgeAttributes, FdbEntry, Ifindex, LinkName, Mac, Mtu, NeighbourEntry, PortFlags, Vid, VlanRow, Vni,
+    VniRow, VxlanAttributes,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,14 +141,13 @@ pub enum Op {
     },
     /// The spoof guard of the whole host.
     GuardTable(GuardTable),
-    /// `nft -f -`: the tables `inet tapwire` and `bridge tapwire_uplink`, in one transaction.
+    /// `nft -f -`: the tables `inet tapwire` and `bridge tapwire_uplink`, in one transaction; then `conntrack -D` of what is
+    /// not translated any more.
     Ruleset(Arc<Ruleset>),
     /// `sysctl ...`: these, and whatever else was set for gateways as it was before.
     Sysctls(Arc<[Sysctl]>),
     /// `arping -U ADDRESS` or an unsolicited neighbour advertisement, several times. Queued: nobody waits for it.
     Announce { link: LinkRef, address: IpAddr },
-    /// `conntrack -D ...`. Queued.
-    CutFlows(Flows),
 }
 
 /// A kind of rtnetlink notification.
@@ -177,15 +176,6 @@ pub enum GuardTable {
     Remove,
     /// Elements of ports that are not guarded any more, or not there.
     Sweep(Box<[GuardedPort]>),
-}
-
-/// Flows that must not live on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Flows {
-    /// To and from a floating address, unless they lead to this machine.
-    Floating { address: IpAddr, keep: Option<IpAddr> },
-    /// From or to a network.
-    Range(Cidr),
 }
 
 impl Op {
@@ -223,8 +213,7 @@ impl Op {
             | Op::Route { .. }
             | Op::GuardTable(_)
             | Op::Ruleset(_)
-            | Op::Sysctls(_)
-            | Op::CutFlows(_) => None,
+            | Op::Sysctls(_) => None,
         }
     }
 
@@ -284,7 +273,6 @@ impl Op {
             Op::Ruleset(_) => "ruleset",
             Op::Sysctls(_) => "sysctls",
             Op::Announce { .. } => "announce",
-            Op::CutFlows(_) => "cut_flows",
         }
     }
 }

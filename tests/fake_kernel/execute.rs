@@ -6,6 +6,7 @@
 use super::device::Birth;
 use super::{Answer, Kernel, refuse};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tapwire::desired::guard::Entry;
 use tapwire::engine::event::{Applied, Done, Failure, FailureClass, StepResult};
 use tapwire::kernel::{Class, Goal, Refusal};
@@ -273,10 +274,14 @@ impl Kernel {
             Op::Route { action, record } => self.route(*action, record),
             Op::Guard { .. } | Op::GuardTable(_) => self.change_guard(op),
             Op::Ruleset(ruleset) => {
-                self.tables = !ruleset.is_empty();
+                self.ruleset = (Arc::clone(ruleset), false);
                 Ok(())
             }
-            Op::Sysctls(_) | Op::Announce { .. } | Op::CutFlows(_) => Ok(()),
+            Op::Sysctls(sysctls) => {
+                self.sysctls = Some(sysctls.to_vec());
+                Ok(())
+            }
+            Op::Announce { .. } => Ok(()),
         }
     }
 
@@ -382,8 +387,7 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
         | Op::Route { .. }
         | Op::GuardTable(_)
         | Op::Ruleset(_)
-        | Op::Sysctls(_)
-        | Op::CutFlows(_) => Vec::new(),
+        | Op::Sysctls(_) => Vec::new(),
     }
 }
 

@@ -222,7 +222,7 @@ impl Host {
                 have: self.reading(|kernel| kernel.forwarding(device)),
             },
             Action::ReadGuard { .. } => Event::Guard(Ok(self.kernel.guard.clone())),
-            Action::ReadGateways { .. } => Event::Gateways(self.reading(|kernel| Ok(kernel.tables))),
+            Action::ReadGateways { .. } => Event::Gateways(self.reading(|kernel| Ok(kernel.gateways()))),
             Action::ReadCarried { key, devices } => {
                 let have = self.reading(|kernel| devices.iter().map(|d| kernel.carried(*d)).collect());
                 Event::Carried { key, have }

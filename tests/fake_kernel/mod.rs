@@ -16,6 +16,9 @@ pub mod record;
 mod vlan;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use tapwire::desired::gateway::Sysctl;
+use tapwire::desired::ruleset::Ruleset;
 use tapwire::engine::event::Snapshot;
 use tapwire::kernel::Refusal;
 use tapwire::model::record::{AddressRecord, RouteRecord};
@@ -23,6 +26,7 @@ use tapwire::model::{FdbRow, Ifindex, Link, LinkName, Mac, NeighbourEntry, PortV
 use tapwire::observed::{AddressRow, Change};
 use tapwire::plan::address_move::{Carried, address_of};
 use tapwire::plan::forwarding::ForwardingHave;
+use tapwire::plan::gateway::{HostHave, RulesetHave};
 use tapwire::plan::guard::GuardHave;
 
 pub use execute::{Fault, Moment};
@@ -67,8 +71,10 @@ pub struct Kernel {
     links: VecDeque<Change>,
     /// Messages of the address groups, which another socket reads.
     addresses: VecDeque<Change>,
-    /// Whether the gateways' tables are in nftables.
-    pub tables: bool,
+    /// The gateways' tables in nftables, and whether somebody changed them since.
+    pub ruleset: (Arc<Ruleset>, bool),
+    /// The kernel settings that were changed for gateways.
+    pub sysctls: Option<Vec<Sysctl>>,
     /// 1,023 in the real one.
     pub ports_per_bridge: usize,
     /// nftables' table `bridge tapwire`.
@@ -89,7 +95,8 @@ impl Default for Kernel {
             routes: Vec::new(),
             links: VecDeque::new(),
             addresses: VecDeque::new(),
-            tables: false,
+            ruleset: (Arc::default(), false),
+            sysctls: Some(Vec::new()),
             ports_per_bridge: 1023,
             guard: GuardHave::default(),
             vlans: true,
@@ -100,6 +107,17 @@ impl Default for Kernel {
 }
 
 impl Kernel {
+    pub fn gateways(&self) -> HostHave {
+        let ruleset = match &self.ruleset {
+            (_, true) => RulesetHave::Other,
+            (ruleset, false) if ruleset.is_empty() => RulesetHave::Nothing,
+            (ruleset, false) => RulesetHave::Is(ruleset.fingerprint()),
+        };
+        HostHave {
+            ruleset,
+            sysctls: self.sysctls.clone(),
+        }
+    }
     pub fn device(&self, index: Ifindex) -> Option<&Device> {
         self.devices.get(&index)
     }

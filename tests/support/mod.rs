@@ -34,4 +34,5 @@ pub mod guest;
 pub mod host;
 pub mod observer;
 pub mod wait;
+pub mod wire;
 pub mod world;

@@ -101,8 +101,7 @@ impl Run<'_> {
             | Op::DisableIpv6 { .. }
             | Op::Ruleset(_)
             | Op::Sysctls(_)
-            | Op::Announce { .. }
-            | Op::CutFlows(_) => {}
+            | Op::Announce { .. } => {}
             Op::Guard { .. } | Op::GuardTable(_) => self.world.guard.acknowledge(op),
         }
         Applied::Done

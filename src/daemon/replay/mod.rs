@@ -31,6 +31,7 @@ use crate::kernel;
 use crate::model::Time;
 use crate::observed::Change;
 use crate::plan::Plan;
+use crate::plan::gateway::{HostHave, RulesetHave};
 use crate::policy::api::Hook;
 use crate::telemetry::trace::{self, Tracer};
 use std::collections::{BTreeSet, VecDeque};
@@ -243,7 +244,10 @@ impl Player<'_> {
             },
             Action::ReadGuard { .. } => Event::Guard(Ok(self.world.guard.clone())),
             // What is in nftables is in no recording.
-            Action::ReadGateways { .. } => Event::Gateways(Ok(false)),
+            Action::ReadGateways { .. } => Event::Gateways(Ok(HostHave {
+                ruleset: RulesetHave::Nothing,
+                sysctls: Some(Vec::new()),
+            })),
             Action::ReadCarried { key, devices } => Event::Carried {
                 key,
                 have: Ok(devices.iter().map(|device| self.world.carried(*device)).collect()),

@@ -104,8 +104,7 @@ pub fn op(
         | Op::GuardTable(_)
         | Op::Sysctls(_)
         | Op::Ruleset(_)
-        | Op::Announce { .. }
-        | Op::CutFlows(_) => {
+        | Op::Announce { .. } => {
             return Err(Error::Inexpressible {
                 op: word,
                 problem: "not a request of rtnetlink",
@@ -140,8 +139,7 @@ pub const fn goal(op: &Op) -> Goal {
         | Op::DisableIpv6 { .. }
         | Op::Ruleset(_)
         | Op::Sysctls(_)
-        | Op::Announce { .. }
-        | Op::CutFlows(_) => Goal::Change,
+        | Op::Announce { .. } => Goal::Change,
     }
 }
 

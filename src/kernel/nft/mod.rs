@@ -5,12 +5,14 @@
 //! | `guard`, `element` | the spoof guard's table `bridge tapwire` and its elements as transactions |
 //! | `read` | what the kernel has of that table |
 //! | `script` | a table as text for `nft -f -` |
+//! | `fingerprint` | were the gateways' tables touched since? |
 //! | `monitor` | somebody else changed a table of ours |
 //! | `socket`, `message` | transactions and lists, and their bytes |
 //!
-//! Tables of ours are recognised by their name, `tapwire`; everything else of the ruleset is never read nor written.
+//! Tables of ours are recognised by family and name; everything else of the ruleset is never read nor written.
 
 mod element;
+mod fingerprint;
 mod guard;
 mod message;
 mod monitor;
@@ -18,13 +20,19 @@ mod read;
 pub mod script;
 mod socket;
 
+pub use fingerprint::fingerprint;
 pub use message::Messages;
 pub use monitor::{NftMonitor, Touched};
 pub use socket::NftSocket;
 
 use super::error::{Error, Goal};
+use crate::desired::guard::table;
 use crate::plan::guard::GuardHave;
 use crate::plan::op::{GuardTable, Op};
+
+/// The gateways' table of the inet family, and theirs of the bridge family; the spoof guard's is `table::NAME` of the latter.
+pub const RULESET: &str = table::NAME;
+pub const UPLINK: &str = "tapwire_uplink";
 
 /// Writes the transaction of an operation of the guard.
 pub(super) fn transaction(op: &Op, messages: &mut Messages) -> Result<(), Error> {

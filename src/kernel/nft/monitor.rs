@@ -5,6 +5,7 @@
 
 use super::guard::TABLE;
 use super::message::GENERIC_LEN;
+use super::{RULESET, UPLINK};
 use crate::desired::guard::table;
 use crate::kernel::error::Error;
 use crate::kernel::wire::{Attributes, Message, Messages, string_value};
@@ -20,11 +21,19 @@ const RECEIVE_BUFFER: usize = 1024 * 1024;
 /// Datagrams read in one go.
 const BUDGET: usize = 256;
 
-/// Tables called `tapwire` that somebody else changed, by family.
+/// Which of our tables somebody else changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Touched {
-    pub bridge: bool,
-    pub inet: bool,
+    pub guard: bool,
+    /// One of the gateways'.
+    pub ruleset: bool,
+}
+
+impl Touched {
+    const PERHAPS: Touched = Touched {
+        guard: true,
+        ruleset: true,
+    };
 }
 
 #[derive(Debug)]
@@ -94,10 +103,7 @@ impl NftMonitor {
                 Ok((length, _)) => match self.buffer.get(..length) {
                     Some(datagram) => look(datagram, own, &mut touched),
                     None => {
-                        touched = Touched {
-                            bridge: true,
-                            inet: true,
-                        }
+                        touched = Touched::PERHAPS;
                     }
                 },
                 Err(error) => match error.raw_os_error() {
@@ -108,10 +114,7 @@ impl NftMonitor {
                         break;
                     }
                     Some(libc::ENOBUFS) => {
-                        touched = Touched {
-                            bridge: true,
-                            inet: true,
-                        }
+                        touched = Touched::PERHAPS;
                     }
                     Some(libc::EINTR) => {}
                     _ => {
@@ -130,27 +133,30 @@ impl NftMonitor {
 fn look(datagram: &[u8], own: &[u32], touched: &mut Touched) {
     for message in Messages::new(datagram) {
         let Ok(message) = message else {
-            *touched = Touched {
-                bridge: true,
-                inet: true,
-            };
+            *touched = Touched::PERHAPS;
             return;
         };
-        if !own.contains(&message.header.portid) && names_our_table(&message) {
-            match message.payload.first().map(|family| libc::c_int::from(*family)) {
-                Some(libc::NFPROTO_BRIDGE) => touched.bridge = true,
-                Some(libc::NFPROTO_INET) => touched.inet = true,
-                _ => {}
+        if own.contains(&message.header.portid) {
+            continue;
+        }
+        let family = message.payload.first().map(|family| libc::c_int::from(*family));
+        match (family, table_of(&message)) {
+            (Some(libc::NFPROTO_BRIDGE), Some(name)) if name == table::NAME.as_bytes() => {
+                touched.guard = true
             }
+            (Some(libc::NFPROTO_BRIDGE), Some(name)) if name == UPLINK.as_bytes() => touched.ruleset = true,
+            (Some(libc::NFPROTO_INET), Some(name)) if name == RULESET.as_bytes() => touched.ruleset = true,
+            _ => {}
         }
     }
 }
 
 /// Every object's first attribute is its table's name; a new generation has none.
-fn names_our_table(message: &Message<'_>) -> bool {
-    let generation = super::message::kind(libc::NFT_MSG_NEWGEN);
-    message.header.kind != generation
-        && Attributes::new(message.payload.get(GENERIC_LEN..).unwrap_or_default())
-            .flatten()
-            .any(|(kind, value)| kind == TABLE && string_value(value) == table::NAME.as_bytes())
+fn table_of<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
+    if message.header.kind == super::message::kind(libc::NFT_MSG_NEWGEN) {
+        return None;
+    }
+    let mut attributes = Attributes::new(message.payload.get(GENERIC_LEN..)?).flatten();
+    let (_, name) = attributes.find(|(kind, _)| *kind == TABLE)?;
+    Some(string_value(name))
 }
