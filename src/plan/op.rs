@@ -239,8 +239,7 @@ impl Op {
             | Op::GuardTable(_)
             | Op::Ruleset(_)
             | Op::Sysctls(_)
-            | Op::Announce { .. }
-            | Op::CutFlows(_) => Echo::None,
+            | Op::Announce { .. } => Echo::None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! is a namespace behind a veth that is taken for a tap, so that real stacks talk.
 
 mod floating;
+mod foreign;
 mod forwards;
 mod life;
 mod policy;
