@@ -114,8 +114,16 @@ impl Engine {
     }
 
     /// A plan of all gateways was carried out.
+    ///
+    /// Who undoes a repair before it is acknowledged is fought like anybody else. What is touched while something new comes
+    /// into force may be our own doing (the kernel tells of every device when the host's switch is turned), and is looked
+    /// at once more for nothing.
     pub(in crate::engine) fn gateways_done(&mut self, failed: Option<&Failure>, op: &str, now: Time) {
         let under_way = self.gateways.under_way.take();
+        let (repairs_ruleset, repairs_sysctls) = match &self.gateways.in_force {
+            InForce::Known { ruleset, sysctls } => (*ruleset == RulesetHave::Other, sysctls.is_none()),
+            InForce::Unknown | InForce::Asked => (false, false),
+        };
         let doubted = std::mem::take(&mut self.gateways.doubted);
         let sysctls_doubted = std::mem::take(&mut self.gateways.sysctls_doubted);
         match (failed, under_way) {
@@ -132,6 +140,12 @@ impl Engine {
                 }
                 self.gateways.failures = 0;
                 self.gateways.failed = None;
+                if doubted && repairs_ruleset {
+                    self.gateways_undone("nftables", now);
+                }
+                if sysctls_doubted && repairs_sysctls {
+                    self.gateways_undone("sysctl", now);
+                }
             }
             (Some(failure), under_way) => {
                 if under_way.is_some() {
