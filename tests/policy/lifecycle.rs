@@ -73,6 +73,21 @@ fn the_last_good_answer_of_another_network_does_not_stand_in() {
 }
 
 #[test]
+fn no_opinion_is_a_good_answer_that_stands_in_too() {
+    let bench = Bench::new(&[(
+        "a.lua",
+        &port("if ctx.reason == 'resync' then error('no') end\nreturn nil"),
+    )]);
+    let mut host = bench.host();
+    ask(&mut host, request(Hook::Port, 1, context("tap1", 1, "blue")));
+    let mut resync = context("tap1", 1, "blue");
+    resync.reason = tapwire::policy::api::context::Reason::Resync;
+    let failed = ask(&mut host, request(Hook::Port, 2, resync));
+    assert_eq!(failed.steps[0].fallback, Fallback::LastGood);
+    assert_eq!(decision(&failed), json!({}));
+}
+
+#[test]
 fn a_failing_resolver_maps_nothing_and_the_next_one_is_not_asked() {
     let bench = Bench::new(&[
         (

@@ -42,7 +42,8 @@ pub struct Lane {
     /// Why it is not called any more.
     pub disabled: Option<String>,
     pub breakers: Breakers,
-    last_good: HashMap<(Hook, Subject), (Box<str>, Arc<Verdict>)>,
+    /// With the network that it was about. "No opinion" is an answer too.
+    last_good: HashMap<(Hook, Subject), (Box<str>, Option<Arc<Verdict>>)>,
     remembered: Remembered,
     pub counters: Counters,
 }
@@ -139,18 +140,11 @@ impl Lane {
     }
 
     fn note_good(&mut self, job: &Job, verdict: Option<&Arc<Verdict>>) {
-        if !job.hook.remembers() {
-            return;
-        }
-        let id = (job.hook, job.key.clone());
-        match verdict {
-            Some(verdict) => {
-                self.last_good
-                    .insert(id, (job.context.network_id().into(), Arc::clone(verdict)));
-            }
-            None => {
-                self.last_good.remove(&id);
-            }
+        if job.hook.remembers() {
+            self.last_good.insert(
+                (job.hook, job.key.clone()),
+                (job.context.network_id().into(), verdict.cloned()),
+            );
         }
     }
 
@@ -242,7 +236,7 @@ impl Lane {
             .unwrap_or(OnError::LastGood);
         let (fallback, verdict) = match (hook, good) {
             (Hook::Resolve | Hook::Network | Hook::Port, Some((_, verdict))) => {
-                (Fallback::LastGood, Some(Arc::clone(verdict)))
+                (Fallback::LastGood, verdict.clone())
             }
             (Hook::Network | Hook::Port, None) if on_error == OnError::Skip => (Fallback::Skip, None),
             (Hook::Resolve | Hook::Network | Hook::Port | Hook::Admit, _) => {
