@@ -124,7 +124,7 @@ fn hold_up_nobody(families: &[&str]) {
     });
     attach_times(&host, &daemon, GOOD_TAPS);
     let before = resident(&daemon);
-    let (mut normal, mut beside) = (Vec::new(), Vec::new());
+    let (mut normal, mut beside, mut stalls) = (Vec::new(), Vec::new(), Vec::new());
     let mut failures = Vec::new();
     // A slow machine takes a part of it, of every family.
     let step = corpus.len() / crowd(corpus.len()).max(1);
@@ -136,6 +136,7 @@ fn hold_up_nobody(families: &[&str]) {
                 if times.beside[0] > limit {
                     failures.push(format!("{}: {times:?}", path.display()));
                 }
+                stalls.push(times.stall);
                 normal.extend(times.alone);
                 beside.extend(times.beside);
             }
@@ -143,7 +144,7 @@ fn hold_up_nobody(families: &[&str]) {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    let (normal, beside) = (median(normal), median(beside));
+    let (normal, beside, stall) = (median(normal), median(beside), median(stalls));
     println!("innocent taps: {normal} us alone, {beside} us beside taps of hostile plugins (medians)");
     assert!(
         beside <= 3 * normal,
