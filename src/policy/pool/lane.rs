@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 
 /// Threads a plugin may lose before it is not called any more.
 pub const MAX_ABANDONED: u32 = 3;
+
+/// The network that it was about, and what was said. "No opinion" is an answer too.
+type GoodAnswer = (Box<str>, Option<Arc<Verdict>>);
+
 pub struct Lane {
     pub plugin: Arc<Plugin>,
     pub limits: Limits,
@@ -42,8 +46,7 @@ pub struct Lane {
     /// Why it is not called any more.
     pub disabled: Option<String>,
     pub breakers: Breakers,
-    /// With the network that it was about. "No opinion" is an answer too.
-    last_good: HashMap<(Hook, Subject), (Box<str>, Option<Arc<Verdict>>)>,
+    last_good: HashMap<(Hook, Subject), GoodAnswer>,
     remembered: Remembered,
     pub counters: Counters,
 }
