@@ -27,7 +27,10 @@ impl Engine {
             Effect::Appeared(index) => self.on_appeared(index, cause, now),
             Effect::Changed(before) => self.on_changed(&before, cause, now),
             Effect::Gone(link) => self.on_gone(&link, cause, now),
-            Effect::Addresses(_) => self.on_addresses(cause),
+            Effect::Addresses(index) => {
+                self.mark_services_on(index);
+                self.on_addresses(cause);
+            }
             Effect::Vlans(index, vids) => self.on_vlans(index, &vids, cause),
             Effect::Vnis(device, vnis) => self.on_vnis(device, &vnis, cause),
         }
@@ -195,7 +198,6 @@ impl Engine {
 
     /// An address came or went: VXLAN networks may wait for their local address, flat ones may have to move one.
     fn on_addresses(&mut self, cause: CauseId) {
-        self.mark_services();
         let leaning: Vec<NetworkId> = self
             .segments
             .keys()
@@ -245,6 +247,7 @@ impl Engine {
             self.on_kernel(Change::Upsert(link), cause, now);
         }
         if self.observed.replace_addresses(snapshot.addresses) {
+            self.mark_services();
             self.on_addresses(cause);
         }
         self.observed.replace_vlans(snapshot.vlans, snapshot.vnis);

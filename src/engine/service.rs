@@ -10,7 +10,7 @@ use super::event::Action;
 use super::note::What;
 use super::state::SegmentState;
 use crate::desired::service::{ServiceWant, derive_service, is_asked_for};
-use crate::model::{Ifindex, NetworkId, PortMapping, Time};
+use crate::model::{Ifindex, Network, NetworkId, PortMapping, Time};
 use crate::plan::CauseId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -92,6 +92,22 @@ impl Engine {
         let known = self.services.entries.keys().cloned();
         let all: Vec<NetworkId> = wanted.chain(known).collect();
         self.services.dirty.extend(all);
+    }
+
+    /// Those whose bridge this is. What a server says is derived anew for each that is marked, from all ports, and every
+    /// address of every network comes by here.
+    pub(super) fn mark_services_on(&mut self, device: Ifindex) {
+        let Some(name) = self.observed.link(device).map(|link| link.name) else {
+            return;
+        };
+        let asks = |n: &&Network| is_asked_for(n) && self.desired.bridge_name(n) == Some(name);
+        let concerned: Vec<NetworkId> = self
+            .desired
+            .networks()
+            .filter(asks)
+            .map(|n| n.id.clone())
+            .collect();
+        self.services.dirty.extend(concerned);
     }
 
     pub(super) fn look_at_services(&mut self) -> Option<Action> {
