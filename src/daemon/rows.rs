@@ -213,6 +213,10 @@ pub fn op_args(op: &Op) -> serde_json::Value {
             json!({"link": link.name.to_string(), "ip": entry.ip.to_string(), "mac": entry.mac.to_string()})
         }
         Op::Address { link, .. } => json!({"link": link.name.to_string()}),
+        Op::Readdress { link, steps } => json!({
+            "link": link.name.to_string(),
+            "steps": steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
         Op::Route { record, .. } => json!({"table": record.table, "family": record.family}),
         Op::Guard { link, gone, new } => {
             let texts = |entries: &[Entry]| {

@@ -4,10 +4,11 @@
 //! one that cannot be had is that network's trouble only.
 
 use super::Desired;
+use super::port::is_managed;
 use super::ruleset::{Ruleset, is_expressible};
 use super::segment::vlan_parent;
 use crate::model::gateway::{Forward, Gateway};
-use crate::model::{Cidr, Ifindex, LinkName, Network, PortMapping, Segment, TapSelector, owned};
+use crate::model::{Cidr, Ifindex, LinkKind, LinkName, Network, PortMapping, Segment, TapSelector, owned};
 use crate::observed::Observed;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -209,6 +210,27 @@ pub fn uplink_name(desired: &Desired, network: &Network) -> Option<LinkName> {
         Segment::Vlan { vid, .. } => owned::vlan_name(&physical.and_then(vlan_parent)?, *vid).ok(),
         Segment::Vxlan { vni } => owned::vxlan_name(*vni).ok(),
     }
+}
+
+/// Where a shared address is to stay on this side of a bridge of the operator's: the bridge, and each port of it that is no
+/// machine's. What leads off the host there is known by looking only.
+pub fn strange_uplinks(desired: &Desired, observed: &Observed) -> Vec<(LinkName, LinkName)> {
+    let shares = |network: &Network| network.gateway.as_deref().is_some_and(|g| g.share_dhcp_address);
+    let mut found = Vec::new();
+    for network in desired.networks().filter(|network| shares(network)) {
+        let Segment::Flat { physical } = &network.segment else {
+            continue;
+        };
+        let bridge = desired.physical.get(physical).and_then(|p| p.bridge);
+        let Some(link) = bridge.and_then(|name| observed.by_name(&name)) else {
+            continue;
+        };
+        let ports = observed.ports_of(link.index);
+        let outward = ports.filter(|port| port.kind != LinkKind::Tap && !is_managed(desired, port));
+        found.extend(outward.map(|port| (link.name, port.name)));
+    }
+    found.sort_unstable();
+    found
 }
 
 /// A name that the rules cannot speak of.

@@ -74,7 +74,7 @@ impl Ruleset {
 struct Side<'a> {
     bridge: LinkName,
     gateway: &'a Gateway,
-    uplink: Option<LinkName>,
+    uplinks: Vec<LinkName>,
 }
 
 impl Side<'_> {
@@ -91,17 +91,20 @@ impl Side<'_> {
     }
 }
 
-pub fn derive_ruleset(desired: &Desired) -> Ruleset {
+/// `strange`: see `gateway::strange_uplinks`.
+pub fn derive_ruleset(desired: &Desired, strange: &[(LinkName, LinkName)]) -> Ruleset {
     let sides: Vec<Side<'_>> = desired
         .networks()
         .filter_map(|network| {
             let gateway = network.gateway.as_deref()?;
             let bridge = desired.bridge_name(network)?;
-            let uplink = super::gateway::uplink_name(desired, network);
+            let own = super::gateway::uplink_name(desired, network);
+            let strange = strange.iter().filter(|(of, _)| *of == bridge);
+            let uplinks = own.into_iter().chain(strange.map(|(_, port)| *port)).collect();
             Some(Side {
                 bridge,
                 gateway,
-                uplink,
+                uplinks,
             })
         })
         .filter(|side| is_expressible(side.bridge))
@@ -503,7 +506,8 @@ fn shared_addresses(out: &mut String, sides: &[Side<'_>]) {
     let shared: Vec<(LinkName, &Gateway)> = sides
         .iter()
         .filter(|side| side.gateway.share_dhcp_address)
-        .filter_map(|side| Some((side.uplink.filter(|u| is_expressible(*u))?, side.gateway)))
+        .flat_map(|side| side.uplinks.iter().map(|uplink| (*uplink, side.gateway)))
+        .filter(|(uplink, _)| is_expressible(*uplink))
         .collect();
     let hooks = [
         ("prerouting", "filter hook prerouting priority -300", "iifname"),

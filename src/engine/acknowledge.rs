@@ -61,6 +61,16 @@ pub fn acknowledge(observed: &mut Observed, op: &Op, applied: &Applied) -> Effec
             }),
             _ => Effect::Same,
         },
+        Op::Readdress { link, steps } => {
+            let each = steps
+                .iter()
+                .map(|step| acknowledge(observed, step, &Applied::Done));
+            let same = each.fold(true, |same, effect| same & matches!(effect, Effect::Same));
+            match index_of(observed, link) {
+                Some(index) if !same => Effect::Addresses(index),
+                _ => Effect::Same,
+            }
+        }
         Op::Vlan { action, link, row } => match index_of(observed, link) {
             Some(index) => observed.apply(Change::PortVlan {
                 index,

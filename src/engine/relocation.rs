@@ -115,10 +115,14 @@ impl Engine {
     }
 
     pub(super) fn on_carried(&mut self, key: &Key, have: Result<Vec<Carried>, Failure>, now: Time) {
+        let first =
+            |have: Result<Vec<Carried>, Failure>| have.map(|all| all.into_iter().next().unwrap_or_default());
         match key {
             Key::Network(id) => self.on_network_carried(&id.clone(), have, now),
             Key::Orphan(index) => super::orphan::on_carried(self, *index, have, now),
-            Key::Port(_) | Key::Guard | Key::Gateways | Key::Gateway(_) => {}
+            Key::Gateway(id) => self.on_gateway_carried(&id.clone(), first(have), now),
+            Key::Gateways => self.on_gateways_carried(first(have), now),
+            Key::Port(_) | Key::Guard => {}
         }
     }
 

@@ -266,9 +266,25 @@ impl<T: Transport> Executor<T> {
         self.batch.clear();
         let agreed = &self.agreed;
         encode::op(op, &|link| resolve(agreed, op.name(), link), &mut self.batch)?;
+        if let Op::Readdress { steps, .. } = op {
+            return self.readdress(steps);
+        }
         let mut result = Err(Error::NoAnswer { op: op.name() });
         self.kernel.exchange(&mut self.batch, &mut |_, answer| {
             result = judged(op, answer);
+        })?;
+        result
+    }
+
+    /// All of them are told; the first refusal is the answer.
+    fn readdress(&mut self, steps: &[Op]) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.kernel.exchange(&mut self.batch, &mut |position, answer| {
+            let judged = steps.get(position).map_or(Ok(()), |step| judged(step, answer));
+            let refused = judged.err().filter(|error| error.class() != Class::AlreadySo);
+            if let (Ok(()), Some(error)) = (&result, refused) {
+                result = Err(error);
+            }
         })?;
         result
     }

@@ -60,6 +60,7 @@ pub fn links_of(op: &Op) -> [Option<&LinkRef>; 2] {
         | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. }
+        | Op::Readdress { link, .. }
         | Op::Guard { link, .. }
         | Op::Announce { link, .. } => [Some(link), None],
     }

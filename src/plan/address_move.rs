@@ -256,8 +256,13 @@ fn moved_address(old: &AddressRecord, from: End, to: End) -> AddressRecord {
             attribute.value = [to.name.as_bytes(), &[0]].concat();
         }
     }
-    let told = flags(old) & ifa::F_TOLD;
-    set_flags(&mut new, told);
+    told_address(&new)
+}
+
+/// A dumped address in the form in which it can be told: without the kernel's own state.
+pub(super) fn told_address(old: &AddressRecord) -> AddressRecord {
+    let mut new = old.clone();
+    set_flags(&mut new, flags(old) & ifa::F_TOLD);
     new
 }
 
@@ -285,7 +290,7 @@ fn address_bytes(record: &AddressRecord) -> Option<&[u8]> {
     get(&record.attributes, ifa::LOCAL).or_else(|| get(&record.attributes, ifa::ADDRESS))
 }
 
-fn flags(record: &AddressRecord) -> u32 {
+pub(super) fn flags(record: &AddressRecord) -> u32 {
     let full = get(&record.attributes, ifa::FLAGS).and_then(|v| <[u8; 4]>::try_from(v).ok());
     full.map_or(u32::from(record.flags), u32::from_ne_bytes)
 }
@@ -301,7 +306,7 @@ fn set_flags(record: &mut AddressRecord, flags: u32) {
 
 /// A dumped route in the form in which it can be told: state flags cleared, the remaining lifetime as `RTA_EXPIRES`,
 /// and, if it moves, the new interface.
-fn told_route(old: &RouteRecord, interface: Option<(Ifindex, Ifindex)>) -> RouteRecord {
+pub(super) fn told_route(old: &RouteRecord, interface: Option<(Ifindex, Ifindex)>) -> RouteRecord {
     let mut new = old.clone();
     new.flags &= rta::F_ONLINK;
     let mut expires = None;
@@ -358,7 +363,7 @@ fn told_next_hops(bytes: &mut [u8], interface: Option<(Ifindex, Ifindex)>) {
     }
 }
 
-fn get(attributes: &[Attribute], kind: u16) -> Option<&[u8]> {
+pub(super) fn get(attributes: &[Attribute], kind: u16) -> Option<&[u8]> {
     attributes
         .iter()
         .find(|a| a.kind & TYPE_MASK == kind)

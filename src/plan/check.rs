@@ -83,6 +83,7 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<String> {
             | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
+            | Op::Readdress { link, .. }
             | Op::Guard { link, .. }
             | Op::Announce { link, .. } => {
                 if let Some(text) = stands(link) {

@@ -136,6 +136,13 @@ impl fmt::Display for Op {
                     link.name
                 )
             }
+            Op::Readdress { steps, .. } => {
+                for (n, step) in steps.iter().enumerate() {
+                    let between = if n == 0 { "" } else { "; " };
+                    write!(f, "{between}{step}")?;
+                }
+                Ok(())
+            }
             Op::Ruleset(ruleset) if ruleset.is_empty() => {
                 write!(
                     f,
@@ -320,8 +327,10 @@ fn address(record: &AddressRecord) -> String {
 fn route(record: &RouteRecord) -> String {
     // RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5, RTA_PRIORITY 6, RTA_TABLE 15.
     let get = |kind| attribute(&record.attributes, kind);
+    // RTN_LOCAL is all that is told of the local table.
+    let local = if record.kind == 2 { "local " } else { "" };
     let mut text = match get(1).and_then(ip) {
-        Some(dst) => format!("{dst}/{}", record.dst_len),
+        Some(dst) => format!("{local}{dst}/{}", record.dst_len),
         None if record.family == AF_INET => "default".to_owned(),
         None => "default (IPv6)".to_owned(),
     };

@@ -8,6 +8,7 @@ pub mod address_move;
 pub mod aware;
 mod bridge;
 pub mod check;
+pub mod first_address;
 pub mod flat;
 pub mod forwarding;
 pub mod gateway;

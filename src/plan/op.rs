@@ -127,6 +127,9 @@ pub enum Op {
         link: LinkRef,
         record: Box<AddressRecord>,
     },
+    /// Addresses and routes of one device, told in one message: nothing comes in between, and a failure of one does not keep
+    /// the others from being told.
+    Readdress { link: LinkRef, steps: Box<[Op]> },
     /// `ip route add|del`; the record's output interfaces are already the right ones.
     Route {
         action: ListAction,
@@ -205,6 +208,7 @@ impl Op {
             | Op::Vni { link, .. }
             | Op::Neighbour { link, .. }
             | Op::Address { link, .. }
+            | Op::Readdress { link, .. }
             | Op::Guard { link, .. }
             | Op::Announce { link, .. } => Some(link),
             Op::CreateBridge { .. }
@@ -231,7 +235,7 @@ impl Op {
             Op::DeleteLink { .. } => Echo::LinkGone,
             Op::Fdb { .. } => Echo::Fdb,
             Op::Neighbour { .. } => Echo::Neighbour,
-            Op::Address { .. } => Echo::Address,
+            Op::Address { .. } | Op::Readdress { .. } => Echo::Address,
             Op::Route { .. } => Echo::Route,
             Op::DisableIpv6 { .. }
             | Op::Vni { .. }
@@ -266,6 +270,7 @@ impl Op {
             Op::Vni { .. } => "vni",
             Op::Neighbour { .. } => "neighbour",
             Op::Address { .. } => "address",
+            Op::Readdress { .. } => "readdress",
             Op::Route { .. } => "route",
             Op::Guard { .. } => "guard",
             Op::GuardTable(_) => "guard_table",

@@ -63,6 +63,9 @@ impl Kernel {
             (_, None) => {
                 let mut new = asked.clone();
                 new.ifindex = index.get();
+                if !six && device.addresses.iter().any(|other| same_subnet(other, &new)) {
+                    record::make_secondary(&mut new);
+                }
                 device.addresses.push(new);
                 self.tell_address(index, address, asked.own(), true);
                 Ok(())

@@ -271,6 +271,14 @@ impl Kernel {
                 self.neighbour(*action, resolve(link, made)?, *entry, true)
             }
             Op::Address { action, link, record } => self.address(*action, resolve(link, made)?, record),
+            Op::Readdress { steps, .. } => {
+                // All of them are carried out; the first refusal is the answer.
+                let refused = steps.iter().filter_map(|step| {
+                    let error = self.request(step, made).err()?;
+                    (error.class(goal(step)) != Class::AlreadySo).then_some(error)
+                });
+                refused.collect::<Vec<_>>().into_iter().next().map_or(Ok(()), Err)
+            }
             Op::Route { action, record } => self.route(*action, record),
             Op::Guard { .. } | Op::GuardTable(_) => self.change_guard(op),
             Op::Ruleset(ruleset) => {
@@ -380,6 +388,7 @@ fn named_links(op: &Op) -> Vec<LinkRef> {
         | Op::Vni { link, .. }
         | Op::Neighbour { link, .. }
         | Op::Address { link, .. }
+        | Op::Readdress { link, .. }
         | Op::Guard { link, .. }
         | Op::Announce { link, .. } => vec![*link],
         Op::CreateBridge { .. }

@@ -134,3 +134,13 @@ pub fn same_place(a: &RouteRecord, b: &RouteRecord) -> bool {
     };
     key(a) == key(b)
 }
+
+/// IFA_F_SECONDARY, in the header and in IFA_FLAGS.
+pub fn make_secondary(record: &mut AddressRecord) {
+    record.flags |= 1;
+    for attribute in record.attributes.iter_mut().filter(|a| a.kind == 8) {
+        if let Some(low) = attribute.value.first_mut() {
+            *low |= 1;
+        }
+    }
+}

@@ -91,6 +91,11 @@ impl Run<'_> {
                     self.world.routes.push((**record).clone());
                 }
             }
+            Op::Readdress { steps, .. } => {
+                for step in steps {
+                    self.apply(step);
+                }
+            }
             // The engine's mirror shows it: `engine::acknowledge`.
             Op::SetLink { .. }
             | Op::SetBridge { .. }

@@ -4,8 +4,10 @@ use super::super::Engine;
 use super::super::backoff;
 use super::super::event::{Failure, FailureClass};
 use super::super::note::What;
+use super::network::READ;
 use crate::desired::gateway::{HostWant, Setting, Sysctl};
 use crate::model::{LinkName, Time};
+use crate::plan::address_move::Carried;
 use crate::plan::gateway::{HostHave, RulesetHave};
 use crate::plan::op::Op;
 use crate::plan::{CauseId, Key, Step};
@@ -153,6 +155,15 @@ impl Engine {
                 }
                 self.gateways_refused(op, failure, now);
             }
+        }
+        self.mark_gateways(self.gateways.cause);
+    }
+
+    /// Answer to a question about a device that an address of ours goes from.
+    pub(in crate::engine) fn on_gateways_carried(&mut self, have: Result<Carried, Failure>, now: Time) {
+        match have {
+            Ok(carried) => self.gateways.carried = Some(carried),
+            Err(failure) => self.gateways_refused(READ, &failure, now),
         }
         self.mark_gateways(self.gateways.cause);
     }

@@ -16,10 +16,12 @@ pub use network::GatewayState;
 use super::Engine;
 use super::backoff::Fight;
 use super::event::Action;
-use crate::desired::gateway::{HostWant, derive_addresses, derive_host};
+use crate::desired::gateway::{HostWant, derive_addresses, derive_host, strange_uplinks};
 use crate::desired::ruleset::{Ruleset, derive_ruleset};
 use crate::model::{Cidr, Ifindex, LinkKind, LinkName, NetworkId, Time};
 use crate::observed::Effect;
+use crate::plan::address_move::Carried;
+use crate::plan::first_address::plan_last;
 use crate::plan::gateway::{plan_addresses, plan_removal};
 use crate::plan::op::Op;
 use crate::plan::segment::reference;
@@ -27,6 +29,7 @@ use crate::plan::{CauseId, Key, Plan, Step};
 use force::{InForce, host_steps};
 use network::GatewayEntry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -40,13 +43,16 @@ pub struct Gateways {
     doubted: bool,
     /// The same of the settings.
     sysctls_doubted: bool,
-    /// Of the networks as they are told now.
+    /// Of the networks as they are told now, and of these uplinks.
     ruleset: Option<Arc<Ruleset>>,
+    strange_uplinks: Vec<(LinkName, LinkName)>,
     fight: Fight,
     failures: u32,
     failed: Option<Box<str>>,
     retry_at: Option<Time>,
     networks: BTreeMap<NetworkId, GatewayEntry>,
+    /// What the device of an address that goes carries, just read.
+    carried: Option<Carried>,
     pub(super) dirty: bool,
     cause: CauseId,
 }
@@ -134,11 +140,13 @@ impl Engine {
         if !self.gateways.wanted {
             return HostWant::default();
         }
+        let uplinks = strange_uplinks(&self.desired, &self.observed);
         let ruleset = match &self.gateways.ruleset {
-            Some(ruleset) => Arc::clone(ruleset),
-            None => Arc::new(derive_ruleset(&self.desired)),
+            Some(ruleset) if self.gateways.strange_uplinks == uplinks => Arc::clone(ruleset),
+            _ => Arc::new(derive_ruleset(&self.desired, &uplinks)),
         };
         self.gateways.ruleset = Some(Arc::clone(&ruleset));
+        self.gateways.strange_uplinks = uplinks;
         derive_host(&self.desired, &self.observed, ruleset)
     }
 
@@ -161,11 +169,23 @@ impl Engine {
     }
 
     fn remove_address(&mut self) -> Option<Action> {
+        let carried = self.gateways.carried.take();
         self.observed.own_addresses().next()?;
         let (index, address) = *self.stale_addresses().first()?;
         let link = reference(self.observed.link(index)?);
-        let steps = vec![Step::from(plan_removal(link, index, address))];
-        Some(self.gateways_plan(Key::Gateways, steps))
+        let mut op = plan_removal(link, index, address);
+        let is_other = |other: IpAddr| other.is_ipv4() && other != address.address();
+        let up = self.observed.link(index)?.up;
+        if up && address.is_ipv4() && self.observed.addresses_of(index).any(is_other) {
+            let Some(carried) = carried else {
+                return Some(Action::ReadCarried {
+                    key: Key::Gateways,
+                    devices: vec![index],
+                });
+            };
+            op = plan_last(link, index, op.clone(), &carried).unwrap_or(op);
+        }
+        Some(self.gateways_plan(Key::Gateways, vec![Step::from(op)]))
     }
 
     fn look_at_each_gateway(&mut self, waits: bool, now: Time) -> Option<Action> {
@@ -206,7 +226,8 @@ impl Engine {
             }
         }
         let want = if self.gateways.wanted {
-            let ruleset = Arc::new(derive_ruleset(&self.desired));
+            let uplinks = strange_uplinks(&self.desired, &self.observed);
+            let ruleset = Arc::new(derive_ruleset(&self.desired, &uplinks));
             derive_host(&self.desired, &self.observed, ruleset)
         } else {
             HostWant::default()

@@ -4,11 +4,16 @@ use super::super::Engine;
 use super::super::backoff::{self, Fight};
 use super::super::event::{Action, Failure};
 use super::super::note::What;
-use crate::desired::gateway::{AddressWant, derive_addresses, inexpressible};
-use crate::model::{NetworkId, Time};
+use crate::desired::gateway::{AddressWant, Role, derive_addresses, inexpressible};
+use crate::model::{Ifindex, NetworkId, Time};
+use crate::plan::address_move::{Carried, address_of};
+use crate::plan::first_address::plan_first;
 use crate::plan::gateway::{Missing, plan_addresses};
+use crate::plan::op::Op;
 use crate::plan::{Key, Step};
 use std::fmt;
+
+const AF_INET: u8 = 2;
 
 /// Where a network's gateway half stands.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,6 +54,8 @@ pub(super) struct GatewayEntry {
     pub fight: Fight,
     /// A repair waits for this moment.
     pub repair_at: Option<Time>,
+    /// What the bridge carries, just read: addresses are on their way.
+    pub carried: Option<Carried>,
 }
 
 impl Default for GatewayEntry {
@@ -61,12 +68,42 @@ impl Default for GatewayEntry {
             retry_at: None,
             fight: Fight::default(),
             repair_at: None,
+            carried: None,
         }
     }
 }
 
+pub(super) const READ: &str = "read addresses and routes";
+
+/// The gateway's own IPv4 addresses become the first ones of the bridge.
+fn put_first(ops: &mut [Op], bridge: Ifindex, wants: &[AddressWant], carried: &Carried) {
+    for op in ops {
+        if let Op::Address { link, record, .. } = &op
+            && is_in_line(op, bridge, wants)
+            && let Some(first) = plan_first(*link, bridge, record, carried)
+        {
+            *op = first;
+        }
+    }
+}
+
+fn is_in_line(op: &Op, bridge: Ifindex, wants: &[AddressWant]) -> bool {
+    let Op::Address { link, record, .. } = op else {
+        return false;
+    };
+    let is_own = |want: &AddressWant| {
+        matches!(want.role, Role::Gateway { .. }) && Some(want.address.address()) == address_of(record)
+    };
+    link.index == Some(bridge) && record.family == AF_INET && wants.iter().any(is_own)
+}
+
 impl Engine {
     pub(super) fn look_at_gateway(&mut self, id: &NetworkId, waits: bool, now: Time) -> Option<Action> {
+        let carried = self
+            .gateways
+            .networks
+            .get_mut(id)
+            .and_then(|entry| entry.carried.take());
         let network = self.desired.network(id)?;
         let gateway = network.gateway.as_deref()?;
         let entry = self.gateways.networks.get(id);
@@ -95,8 +132,22 @@ impl Engine {
             );
             return None;
         }
+        // The host's own addresses come to the bridge in a transaction of their own.
+        if self
+            .segments
+            .get(id)
+            .is_some_and(|segment| segment.moving.is_some())
+        {
+            let reason = "waits for the interface's addresses".into();
+            self.set_gateway_state(id, GatewayState::Pending { reason }, now);
+            return None;
+        }
         let wants = derive_addresses(&self.desired, network, gateway);
-        let (ops, missing) = plan_addresses(&wants, &self.observed);
+        let bridge = self.desired.bridge_name(network);
+        let bridge = bridge
+            .and_then(|name| self.observed.by_name(&name))
+            .map(|bridge| bridge.index);
+        let (mut ops, missing) = plan_addresses(&wants, &self.observed);
         if !ops.is_empty() {
             let first = wants.iter().find(|want| !self.carries(want));
             if let Some(at) = self.pause_before_repair(id, now) {
@@ -107,6 +158,16 @@ impl Engine {
                 };
                 self.set_gateway_state(id, state, now);
                 return None;
+            }
+            let in_line = |index: &Ifindex| ops.iter().any(|op| is_in_line(op, *index, &wants));
+            if let Some(index) = bridge.filter(in_line).filter(|index| self.is_crowded(*index)) {
+                let Some(carried) = carried else {
+                    return Some(Action::ReadCarried {
+                        key: Key::Gateway(id.clone()),
+                        devices: vec![index],
+                    });
+                };
+                put_first(&mut ops, index, &wants, &carried);
             }
             let steps = ops.into_iter().map(Step::from).collect();
             return Some(self.gateways_plan(Key::Gateway(id.clone()), steps));
@@ -119,6 +180,32 @@ impl Engine {
         };
         self.set_gateway_state(id, state, now);
         None
+    }
+
+    /// Whether the device has an IPv4 address that may be in the way of a gateway's. One that is down takes no routes, and
+    /// nobody is reached there.
+    fn is_crowded(&self, device: Ifindex) -> bool {
+        let up = self.observed.link(device).is_some_and(|link| link.up);
+        up && self
+            .observed
+            .addresses_of(device)
+            .any(|address| address.is_ipv4())
+    }
+
+    /// Answer to a question about a bridge.
+    pub(in crate::engine) fn on_gateway_carried(
+        &mut self,
+        id: &NetworkId,
+        have: Result<Carried, Failure>,
+        now: Time,
+    ) {
+        match have {
+            Ok(carried) => {
+                self.gateways.networks.entry(id.clone()).or_default().carried = Some(carried);
+                self.mark_gateways(self.gateways.cause);
+            }
+            Err(failure) => self.gateway_done(id, Some((&failure, READ.to_owned())), now),
+        }
     }
 
     fn carries(&self, want: &AddressWant) -> bool {

@@ -98,6 +98,11 @@ pub fn op(
         Op::Address { action, link, record } => {
             return entry::push_address(word, *action, resolve(link)?, record, batch);
         }
+        Op::Readdress { steps, .. } => {
+            for step in steps {
+                self::op(step, resolve, batch)?;
+            }
+        }
         Op::Route { action, record } => return entry::push_route(word, *action, record, batch),
         Op::DisableIpv6 { .. }
         | Op::Guard { .. }
@@ -139,6 +144,7 @@ pub const fn goal(op: &Op) -> Goal {
         | Op::DisableIpv6 { .. }
         | Op::Ruleset(_)
         | Op::Sysctls(_)
+        | Op::Readdress { .. }
         | Op::Announce { .. } => Goal::Change,
     }
 }

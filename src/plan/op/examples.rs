@@ -32,6 +32,7 @@ fn place(op: &Op) -> usize {
         Op::Ruleset(_) => 17,
         Op::Sysctls(_) => 18,
         Op::Announce { .. } => 19,
+        Op::Readdress { .. } => 20,
     }
 }
 
@@ -159,10 +160,17 @@ pub fn all() -> Vec<Op> {
             link: link(),
             address: ip,
         },
+        Op::Readdress {
+            link: link(),
+            steps: Box::new([Op::Announce {
+                link: link(),
+                address: ip,
+            }]),
+        },
     ];
     let mut places: Vec<usize> = all.iter().map(place).collect();
     places.dedup();
-    assert_eq!(places, (0..=19).collect::<Vec<_>>());
+    assert_eq!(places, (0..=20).collect::<Vec<_>>());
     all
 }
 

@@ -166,8 +166,8 @@ fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
     match (event.object, event.word) {
         (Object::Fdb, _) => return any(&["fdb"]),
         (Object::Neighbour, _) => return any(&["neighbour"]),
-        (Object::Address, _) => return any(&["address"]),
-        (Object::Route, _) => return any(&["route"]),
+        (Object::Address, _) => return any(&["address", "readdress"]),
+        (Object::Route, _) => return any(&["route", "readdress"]),
         (_, Word::New) => return any(&["create_bridge", "create_vlan", "create_vxlan"]),
         (_, Word::Gone) => return any(&["delete_link"]),
         (_, Word::Enslaved) => return any(&["attach"]),

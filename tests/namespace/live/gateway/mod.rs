@@ -3,6 +3,7 @@
 //! The host's `nic0` (198.51.100.7) is the only way out; the internet (198.51.100.1) knows no route to the machines. A machine
 //! is a namespace behind a veth that is taken for a tap, so that real stacks talk.
 
+mod first;
 mod floating;
 mod foreign;
 mod forwards;

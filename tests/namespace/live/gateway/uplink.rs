@@ -136,3 +136,38 @@ fn a_shared_address_is_not_heard_across_the_uplink_but_by_machines() {
         daemon.assert_nothing_planned();
     });
 }
+
+#[test]
+fn a_shared_address_stays_on_its_side_of_an_operators_bridge_too() {
+    in_namespace(|| {
+        require!(Feature::Veth, Feature::Nat, Feature::Ipv6);
+        let (host, office) = host_and_segment();
+        host.ip("link add name br-ext type bridge");
+        host.ip("link set br-ext up");
+        host.ip("link set nic1 master br-ext");
+        let text = flat("share_dhcp_address = true", "", "")
+            .replace("interface = \"nic1\"", "bridge = \"br-ext\"")
+            .replace("[\"10.0.0.1/24\"]", "[\"10.0.0.1/24\", \"fd00:0:0:1::1/64\"]");
+        let daemon = host.daemon(&text);
+        let guest = machine(&host, "tap0-1", "10.0.0.5");
+        daemon.wait_port("tap0-1", "attached");
+        daemon.wait_network("blue", "ready");
+        wait_until("the machine reaches it", SOON, || reaches(&guest, "10.0.0.1"));
+        assert!(reaches(&guest, "10.0.0.9"));
+        assert_eq!(is_heard(&office), [false, false]);
+        // A second way out, later.
+        let other = Host::new();
+        other.ip("link set lo up");
+        host.join("nic2", &other, "eth0");
+        other.ip("address add 10.0.0.19/24 dev eth0");
+        other.ip("-6 address add fd00:0:0:1::19/64 dev eth0 nodad");
+        host.ip("link set nic2 master br-ext");
+        wait_until("the rules know it", SOON, || {
+            host.run("nft list table bridge tapwire_uplink").contains("nic2")
+        });
+        wait_until("the bridge carries it", SOON, || reaches(&guest, "10.0.0.19"));
+        assert_eq!(is_heard(&other), [false, false]);
+        assert!(reaches(&guest, "10.0.0.1"));
+        daemon.assert_nothing_planned();
+    });
+}
