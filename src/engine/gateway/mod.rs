@@ -91,6 +91,16 @@ impl Engine {
         };
         let address =
             matches!(effect, Effect::Addresses(_)) && self.observed.own_addresses().next().is_some();
+        if matches!(effect, Effect::Gone(_)) {
+            for entry in self
+                .gateways
+                .networks
+                .values_mut()
+                .filter(|entry| entry.awaits_gone)
+            {
+                (entry.awaits_gone, entry.failures, entry.retry_at) = (false, 0, None);
+            }
+        }
         if concerns && (self.gateways.wanted || address) {
             self.mark_gateways(cause);
         }

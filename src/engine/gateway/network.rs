@@ -2,7 +2,7 @@
 
 use super::super::Engine;
 use super::super::backoff::{self, Fight};
-use super::super::event::{Action, Failure};
+use super::super::event::{Action, Failure, FailureClass};
 use super::super::note::What;
 use crate::desired::gateway::{AddressWant, Role, derive_addresses, inexpressible};
 use crate::model::{Ifindex, NetworkId, Time};
@@ -50,6 +50,8 @@ pub(super) struct GatewayEntry {
     pub state: GatewayState,
     pub failures: u32,
     pub retry_at: Option<Time>,
+    /// A device is gone that the kernel has not told of yet.
+    pub awaits_gone: bool,
     /// Against somebody who keeps removing addresses.
     pub fight: Fight,
     /// A repair waits for this moment.
@@ -66,6 +68,7 @@ impl Default for GatewayEntry {
             },
             failures: 0,
             retry_at: None,
+            awaits_gone: false,
             fight: Fight::default(),
             repair_at: None,
             carried: None,
@@ -208,6 +211,11 @@ impl Engine {
         }
     }
 
+    fn has_failed(&self, id: &NetworkId) -> bool {
+        let entry = self.gateways.networks.get(id);
+        entry.is_none_or(|entry| entry.failures > 0)
+    }
+
     fn carries(&self, want: &AddressWant) -> bool {
         let link = self.observed.by_name(&want.device);
         link.is_some_and(|link| self.observed.carries(link.index, want.address.address()))
@@ -255,6 +263,16 @@ impl Engine {
                 if let Some(entry) = self.gateways.networks.get_mut(id) {
                     entry.failures = 0;
                 }
+            }
+            // The kernel unlists a device a while before it tells so; nothing has failed yet that an operator should hear of.
+            Some((failure, _)) if failure.class == FailureClass::Gone && !self.has_failed(id) => {
+                let at = now.plus(backoff::after_failures(1, 0));
+                self.timers.insert((at, Key::Gateway(id.clone())));
+                if let Some(entry) = self.gateways.networks.get_mut(id) {
+                    (entry.failures, entry.retry_at, entry.awaits_gone) = (1, Some(at), true);
+                }
+                let reason = "waits for its device".into();
+                self.set_gateway_state(id, GatewayState::Pending { reason }, now);
             }
             Some((failure, op)) => {
                 let failures = self.gateways.networks.get(id).map_or(0, |entry| entry.failures) + 1;
