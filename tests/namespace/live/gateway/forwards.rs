@@ -207,3 +207,131 @@ fn metadata_leads_to_a_server_of_the_host_for_networks_that_ask() {
         }
     });
 }
+
+/// SCTP without a kernel that has it: packets by hand.
+mod sctp {
+    use super::*;
+    use std::os::fd::{FromRawFd as _, OwnedFd};
+
+    const PROTOCOL: i32 = libc::IPPROTO_SCTP;
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+
+    pub struct Raw(OwnedFd);
+
+    /// A chunk as heard: source address and port, destination port, kind, whether its checksum is right.
+    #[derive(Debug, PartialEq, Eq)]
+    pub struct Heard {
+        pub from: SocketAddr,
+        pub port: u16,
+        pub kind: u8,
+        pub is_sound: bool,
+    }
+
+    impl Raw {
+        pub fn open(host: &Host) -> Self {
+            host.within(|| {
+                // SAFETY: no pointers; the descriptor is ours alone.
+                let fd =
+                    unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, PROTOCOL) };
+                assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+                // SAFETY: just opened.
+                Self(unsafe { OwnedFd::from_raw_fd(fd) })
+            })
+        }
+
+        fn udp(&self) -> UdpSocket {
+            // Only for its `send_to`, `recv_from` and timeouts, which are those of any socket.
+            UdpSocket::from(self.0.try_clone().expect("a descriptor"))
+        }
+
+        /// A packet with one chunk of this kind, and a tag (RFC 9260 3.1 to 3.3.3).
+        pub fn send(&self, from: u16, to: &str, kind: u8, tag: u32) {
+            let to: SocketAddr = to.parse().expect("an address");
+            let mut packet = [from.to_be_bytes(), to.port().to_be_bytes()].concat();
+            packet.extend(tag.to_be_bytes());
+            packet.extend([0; 4]);
+            packet.extend([kind, 0, 0, 20]);
+            for field in [0x1234_5678_u32, 65_536, 0x000a_000a, 1] {
+                packet.extend(field.to_be_bytes());
+            }
+            let sum = crc32c(&packet);
+            packet[8..12].copy_from_slice(&sum.to_le_bytes());
+            self.udp()
+                .send_to(&packet, SocketAddr::new(to.ip(), 0))
+                .expect("a packet");
+        }
+
+        pub fn hear(&self) -> Option<Heard> {
+            let socket = self.udp();
+            socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let mut buffer = [0; 256];
+            let (length, from) = socket.recv_from(&mut buffer).ok()?;
+            let header = usize::from(buffer[0] & 15) * 4;
+            let mut packet = buffer[header..length].to_vec();
+            let sum = u32::from_le_bytes([packet[8], packet[9], packet[10], packet[11]]);
+            packet[8..12].fill(0);
+            Some(Heard {
+                from: SocketAddr::new(from.ip(), u16::from_be_bytes([packet[0], packet[1]])),
+                port: u16::from_be_bytes([packet[2], packet[3]]),
+                kind: packet[12],
+                is_sound: sum == crc32c(&packet),
+            })
+        }
+    }
+
+    fn crc32c(bytes: &[u8]) -> u32 {
+        let sum = bytes.iter().fold(u32::MAX, |sum, byte| {
+            (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+                (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg())
+            })
+        });
+        !sum
+    }
+}
+
+#[test]
+fn a_forwarded_port_of_sctp_leads_in_and_answers_come_from_it() {
+    in_namespace(|| {
+        require!(Feature::Veth, Feature::Nat, Feature::Program("conntrack"));
+        let (host, internet) = host_and_internet();
+        let forward = "[[port_forward]]\nprotocol = \"sctp\"\naddress = \"198.51.100.7\"\nport = 5000\n\
+             fixed_address = \"10.0.0.5\"\nfixed_port = 5001\n";
+        let with = blue("prewarm = true", "forward = []", forward);
+        let daemon = host.daemon(&with);
+        let guest = machine(&host, "tap0-1", "10.0.0.5");
+        daemon.wait_port("tap0-1", "attached");
+        daemon.wait_network("blue", "ready");
+        wait_until("the machine reaches its router", SOON, || {
+            reaches(&guest, "10.0.0.1")
+        });
+        let (client, server) = (sctp::Raw::open(&internet), sctp::Raw::open(&guest));
+        client.send(4000, "198.51.100.7:5000", sctp::INIT, 0);
+        let heard = server.hear().expect("the machine hears it");
+        let expected = sctp::Heard {
+            from: "198.51.100.1:4000".parse().unwrap(),
+            port: 5001,
+            kind: sctp::INIT,
+            is_sound: true,
+        };
+        assert_eq!(heard, expected);
+        server.send(5001, "198.51.100.1:4000", sctp::INIT_ACK, 0x1234_5678);
+        let heard = client.hear().expect("the answer comes");
+        let expected = sctp::Heard {
+            from: "198.51.100.7:5000".parse().unwrap(),
+            port: 4000,
+            kind: sctp::INIT_ACK,
+            is_sound: true,
+        };
+        assert_eq!(heard, expected);
+        let tracked = || {
+            let flows = flows(&host);
+            flows
+                .iter()
+                .any(|flow| flow.contains("sctp") && is_of(flow, &["198.51.100.7", "10.0.0.5"]))
+        };
+        assert!(tracked());
+        daemon.reload(&blue("prewarm = true", "forward = []", ""));
+        wait_until("its flow is cut", SOON, || !tracked());
+    });
+}
