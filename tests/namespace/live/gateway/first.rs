@@ -185,3 +185,36 @@ fn what_somebody_adds_in_the_gateways_subnet_stays_when_the_gateway_goes() {
         assert_eq!(routes.lines().count(), 2, "{routes}");
     });
 }
+
+#[test]
+fn machines_are_told_the_gateways_address_where_the_host_has_one_in_the_subnet() {
+    in_namespace(|| {
+        require!(
+            Feature::Tap,
+            Feature::Veth,
+            Feature::Nat,
+            Feature::Program("dnsmasq"),
+            Feature::Program("udhcpc")
+        );
+        let (host, office) = (Host::here(), Host::new());
+        host.join("nic1", &office, "eth0");
+        host.ip("address add 10.0.0.7/24 dev nic1");
+        let daemon = host.daemon(
+            "[taps]\nmatch = [\"tap*\"]\n[physical_networks]\nphysnet1 = { interface = \"nic1\" }\n\
+             [[network]]\nid = \"blue\"\nnetwork_type = \"flat\"\nphysical_network = \"physnet1\"\nprewarm = true\n\
+             [network.gateway]\naddresses = [\"10.0.0.1/24\"]\n[network.dhcp]\ndns_servers = []\n\
+             [[port]]\ntap = \"tap1\"\nnetwork = \"blue\"\nmac = \"52:54:00:00:00:05\"\naddresses = [\"10.0.0.5\"]\n",
+        );
+        wait_until("the gateway's address is first", SOON, || {
+            addresses(&host, "brqblue") == ["10.0.0.1/24", "10.0.0.7/24"]
+        });
+        let guest = Guest::start(&host, "tap1", "52:54:00:00:00:05");
+        daemon.wait_port("tap1", "attached");
+        daemon.wait_network("blue", "ready");
+        let lease = guest.wait_lease("10.0.0.5");
+        for key in ["serverid", "router", "dns"] {
+            assert_eq!(lease.get(key), Some("10.0.0.1"), "{key}");
+        }
+        assert!(guest.reaches("10.0.0.7") && guest.reaches("10.0.0.1"));
+    });
+}
