@@ -163,6 +163,8 @@ pub struct AddressWant {
     pub device: LinkName,
     pub address: Cidr,
     pub role: Role,
+    /// Of the route to its subnet. On a segment that the host is itself in, the host's own route is the better one.
+    pub metric: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -186,6 +188,7 @@ pub fn derive_addresses(desired: &Desired, network: &Network, gateway: &Gateway)
             role: Role::Gateway {
                 announce: !gateway.share_dhcp_address,
             },
+            metric: u32::from(address.is_ipv4() && matches!(network.segment, Segment::Flat { .. })),
         })
     });
     let floating = gateway.floating_ips.iter().map(|f| AddressWant {
@@ -194,6 +197,7 @@ pub fn derive_addresses(desired: &Desired, network: &Network, gateway: &Gateway)
         role: Role::Floating {
             fixed: f.fixed_address,
         },
+        metric: 0,
     });
     own.chain(floating).collect()
 }

@@ -15,6 +15,7 @@
 //! such routes are replaced in place.
 
 use super::Step;
+use super::first_address::{is_connected, subnet_of, subnet_of_route};
 use super::op::{LinkRef, ListAction, Op};
 use crate::model::record::{AddressRecord, Attribute, RouteRecord};
 use crate::model::{Ifindex, LinkName, Mac};
@@ -142,6 +143,25 @@ pub fn plan_move(
     }
     // Secondaries before their primary.
     plan.remove.reverse();
+    // Behind a gateway's address they become secondaries, for which the kernel makes no route.
+    let gateways: Vec<_> = there
+        .addresses
+        .iter()
+        .filter(|a| a.own().is_some())
+        .map(subnet_of)
+        .collect();
+    let told_by_kernel = carried.routes.iter().filter(|route| is_connected(route));
+    for old in told_by_kernel.filter(|route| gateways.contains(&subnet_of_route(route))) {
+        let new = told_route(old, Some((from.index, to.index)));
+        let op = |action| Op::Route {
+            action,
+            record: Box::new(new.clone()),
+        };
+        plan.restore.push(Step {
+            op: op(ListAction::Append),
+            undo: Some(op(ListAction::Delete)),
+        });
+    }
     let mut old_routes = Vec::new();
     for old in carried.routes.iter().filter(|r| r.protocol != rta::PROTO_KERNEL) {
         if let Some(id) = get(&old.attributes, rta::NH_ID).and_then(|v| <[u8; 4]>::try_from(v).ok()) {

@@ -72,6 +72,7 @@ pub fn plan_first(link: LinkRef, index: Ifindex, record: &AddressRecord, carried
         .filter(|route| is_connected(route) && subnet_of_route(route) == subnet)
         .map(|route| number(&route.attributes, rt::PRIORITY));
     if let Some(metric) = metrics.max() {
+        record.attributes.retain(|a| a.kind != ifa::RT_PRIORITY);
         record
             .attributes
             .push(attribute(ifa::RT_PRIORITY, metric.saturating_add(1)));
@@ -210,14 +211,14 @@ fn temporary(to: Ipv4Addr, length: u8, source: Ipv4Addr, index: Ifindex) -> Rout
 }
 
 /// What the kernel makes with an address.
-fn is_connected(route: &RouteRecord) -> bool {
+pub(super) fn is_connected(route: &RouteRecord) -> bool {
     route.family == AF_INET
         && route.protocol == rt::PROTO_KERNEL
         && route.kind == rt::UNICAST
         && route.scope == rt::SCOPE_LINK
 }
 
-fn subnet_of(record: &AddressRecord) -> Option<(Ipv4Addr, u8)> {
+pub(super) fn subnet_of(record: &AddressRecord) -> Option<(Ipv4Addr, u8)> {
     let address = get(&record.attributes, ifa::ADDRESS).and_then(four)?;
     let mask = u32::MAX
         .checked_shl(32_u32.saturating_sub(record.prefix_len.into()))
@@ -225,7 +226,7 @@ fn subnet_of(record: &AddressRecord) -> Option<(Ipv4Addr, u8)> {
     Some(((u32::from(address) & mask).into(), record.prefix_len))
 }
 
-fn subnet_of_route(route: &RouteRecord) -> Option<(Ipv4Addr, u8)> {
+pub(super) fn subnet_of_route(route: &RouteRecord) -> Option<(Ipv4Addr, u8)> {
     Some((get(&route.attributes, rt::DST).and_then(four)?, route.dst_len))
 }
 

@@ -20,6 +20,7 @@ mod ifa {
     pub const BROADCAST: u16 = 4;
     pub const CACHEINFO: u16 = 6;
     pub const FLAGS: u16 = 8;
+    pub const RT_PRIORITY: u16 = 9;
     pub const F_NODAD: u32 = 0x02;
 }
 
@@ -99,6 +100,12 @@ fn record(want: &AddressWant, index: Ifindex) -> AddressRecord {
         record.attributes.push(Attribute {
             kind: ifa::BROADCAST,
             value: broadcast.octets().to_vec(),
+        });
+    }
+    if want.metric != 0 {
+        record.attributes.push(Attribute {
+            kind: ifa::RT_PRIORITY,
+            value: want.metric.to_ne_bytes().to_vec(),
         });
     }
     if !want.address.is_ipv4() {

@@ -218,3 +218,40 @@ fn machines_are_told_the_gateways_address_where_the_host_has_one_in_the_subnet()
         assert!(guest.reaches("10.0.0.7") && guest.reaches("10.0.0.1"));
     });
 }
+
+#[test]
+fn an_address_that_the_host_gets_later_stays_the_one_it_sends_from() {
+    in_namespace(|| {
+        require!(Feature::Veth, Feature::Nat);
+        let (host, office) = (Host::here(), Host::new());
+        host.join("nic1", &office, "eth0");
+        office.ip("address add 10.0.0.9/24 dev eth0");
+        let daemon = host.daemon(
+            "[daemon]\nprune_after = \"1s\"\n[taps]\nmatch = [\"tap*\"]\n\
+             [physical_networks]\nphysnet1 = { interface = \"nic1\" }\n\
+             [[network]]\nid = \"blue\"\nnetwork_type = \"flat\"\nphysical_network = \"physnet1\"\nprewarm = true\n\
+             [network.gateway]\naddresses = [\"10.0.0.1/24\"]\n",
+        );
+        wait_until("the gateway has its address", SOON, || {
+            addresses(&host, "brqblue") == ["10.0.0.1/24"]
+        });
+        wait_until("the bridge carries", SOON, || reaches(&host, "10.0.0.9"));
+        host.ip("address add 10.0.0.7/24 brd + dev nic1");
+        wait_until("it is moved", SOON, || {
+            addresses(&host, "brqblue") == ["10.0.0.1/24", "10.0.0.7/24"]
+                && addresses(&host, "nic1").is_empty()
+        });
+        wait_until("the host sends from it", SOON, || {
+            host.ip("route get 10.0.0.9").contains("src 10.0.0.7")
+        });
+        assert!(reaches(&office, "10.0.0.7") && reaches(&office, "10.0.0.1"));
+        daemon.assert_nothing_planned();
+        daemon.reload(NOTHING);
+        wait_until("the interface has it", SOON, || {
+            addresses(&host, "nic1") == ["10.0.0.7/24"]
+        });
+        let route = "10.0.0.0/24 proto kernel scope link src 10.0.0.7";
+        wait_until("and its route", SOON, || host.ip("-4 route show dev nic1").trim() == route);
+        wait_until("the bridge is gone", SOON, || host.link("brqblue").is_none());
+    });
+}
