@@ -251,7 +251,9 @@ fn an_address_that_the_host_gets_later_stays_the_one_it_sends_from() {
             addresses(&host, "nic1") == ["10.0.0.7/24"]
         });
         let route = "10.0.0.0/24 proto kernel scope link src 10.0.0.7";
-        wait_until("and its route", SOON, || host.ip("-4 route show dev nic1").trim() == route);
+        wait_until("and its route", SOON, || {
+            host.ip("-4 route show dev nic1").trim() == route
+        });
         wait_until("the bridge is gone", SOON, || host.link("brqblue").is_none());
     });
 }
