@@ -9,6 +9,7 @@ mod shipped;
 
 use crate::support::daemon::Daemon;
 use crate::support::host::Host;
+use crate::support::world::slowness;
 use serde_json::Value;
 
 /// The path of a shipped plugin.
@@ -16,9 +17,15 @@ fn shipped(name: &str) -> String {
     format!("{}/plugins/{name}.lua", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `[policy]` with these plugins, and more lines after it.
+/// `[policy]` with these plugins, and more lines after it. Under emulation even an innocent plugin can run out of the default
+/// limits: the processor time of a thread counts what the machine below gave to others.
 fn policy(plugins: &[String], more: &str) -> String {
-    format!("\n[policy]\nplugins = {plugins:?}\n{more}\n")
+    let limits = match slowness() {
+        1 => String::new(),
+        times => format!("deadline_ms = {}\nabandon_ms = {}\n", 20 * times, 500 * times),
+    };
+    let limits = if more.contains("_ms =") { "" } else { &limits };
+    format!("\n[policy]\nplugins = {plugins:?}\n{limits}{more}\n")
 }
 
 /// A flag of a bridge port, as `bridge -d link` says it.
