@@ -72,7 +72,14 @@ impl Engine {
                 relocation::step_done(self, id);
                 self.mark_segment(id, cause);
             }
-            (Key::Network(id), Some((at, failure))) => {
+            (Key::Network(id), Some((at, mut failure))) => {
+                let op = done.plan.steps.get(at).map(|step| &step.op);
+                if op.is_some_and(|op| self.joins_a_bridge_that_goes(id, op, &failure)) {
+                    failure.class = FailureClass::Gone;
+                    if let Some(entry) = self.segments.get_mut(id) {
+                        entry.moving = None;
+                    }
+                }
                 relocation::step_failed(self, id);
                 self.on_segment_failure(id, &failure, op_text(at), now);
             }
@@ -259,6 +266,19 @@ impl Engine {
                 network: None,
             },
         );
+    }
+
+    /// A bridge that stood and is unlisted, but not told to be gone yet, refuses ports with EINVAL instead of ENODEV.
+    fn joins_a_bridge_that_goes(&self, id: &NetworkId, op: &Op, failure: &Failure) -> bool {
+        let Some(entry) = self.segments.get(id) else {
+            return false;
+        };
+        let joined = match op {
+            Op::SetLink { change, .. } => change.master,
+            _ => None,
+        };
+        let stood = matches!(joined, Some(Master::Set(bridge)) if bridge.index == entry.bridge);
+        stood && entry.bridge.is_some() && entry.failures < 2 && failure.class == FailureClass::Refused
     }
 
     pub(super) fn on_segment_failure(&mut self, id: &NetworkId, failure: &Failure, op: String, now: Time) {

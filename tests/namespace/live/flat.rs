@@ -507,3 +507,28 @@ fn an_interface_that_no_bridge_takes_keeps_what_it_has() {
         assert!(host.master("nic0").is_none() && host.is_up("nic0"));
     });
 }
+
+#[test]
+fn a_deleted_bridge_is_back_with_its_interface_at_once() {
+    in_namespace(|| {
+        require!(Feature::Veth);
+        let (host, neighbour) = (Host::here(), Host::new());
+        host.join("nic0", &neighbour, "eth0");
+        let daemon = host.daemon(&FLAT.replace(
+            "network_type = \"flat\"\n",
+            "network_type = \"flat\"\nprewarm = true\n",
+        ));
+        // Between the moment when the kernel unlists a bridge and the one when it tells so it refuses ports in another way
+        // than before and after.
+        for _ in 0..6 {
+            daemon.wait_network("flat", "ready");
+            let old = host.link("brqflat").expect("a bridge")["ifindex"].clone();
+            host.ip("link del brqflat");
+            wait_until("the bridge is there again, with its interface", SOON, || {
+                let new = host.link("brqflat").is_some_and(|link| link["ifindex"] != old);
+                new && host.master("nic0").as_deref() == Some("brqflat")
+            });
+        }
+        assert_eq!(daemon.counter("resyncs"), 0);
+    });
+}
