@@ -4,7 +4,7 @@ use super::convert;
 use super::reactor::Reactor;
 use crate::engine::event::{Event, Snapshot as Dump};
 use crate::kernel::{self, nft::NftMonitor};
-use crate::model::{Ifindex, Link, LinkKind, NeighbourEntry, NetworkId, PortVlans, VniRow, owned};
+use crate::model::{Ifindex, Link, LinkKind, Mac, NeighbourEntry, NetworkId, PortVlans, VniRow, owned};
 use crate::plan::Key;
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
@@ -34,17 +34,45 @@ impl Reactor {
                 };
             }
         };
+        let static_entries = self.read_static_entries(&links).await;
         match self.snapshot.all_addresses().await {
             Ok(listing) => Event::Snapshot(Dump {
                 links,
                 addresses: listing.rows,
                 vlans,
                 vnis,
+                static_entries,
             }),
             Err(error) => Event::SnapshotFailed {
                 error: convert::chain(&error),
             },
         }
+    }
+
+    /// What is left of the static entries that we put on taps' ports: the kernel's links tell nothing of them.
+    async fn read_static_entries(&mut self, links: &[Link]) -> Vec<(Ifindex, Vec<Mac>)> {
+        let taps = self.engine.taps().filter(|(_, tap)| !tap.fdb.is_empty());
+        let mut ports: BTreeSet<Ifindex> = taps.map(|(index, _)| index).collect();
+        ports.retain(|index| {
+            links
+                .iter()
+                .any(|link| link.index == *index && link.master.is_some())
+        });
+        let mut read = Vec::with_capacity(ports.len());
+        for port in ports {
+            match self.snapshot.port_forwarding(port).await {
+                Ok(listing) => {
+                    let fixed = listing.rows.iter().filter(|row| row.fixed);
+                    read.push((port, fixed.map(|row| row.entry.mac).collect()));
+                }
+                // Most likely it is gone since; of a port that was not read nothing is believed to be missing.
+                Err(error) => {
+                    let error = convert::chain(&error);
+                    tracing::warn!(target: "engine", ifindex = port.get(), error, "static entries not read");
+                }
+            }
+        }
+        read
     }
 
     /// The VLANs of all bridge ports and the VNIs of the shared VXLAN device, where there is a VLAN-aware bridge.

@@ -5,7 +5,7 @@ use super::service::ServiceState;
 use crate::desired::Desired;
 use crate::desired::service::ServiceWant;
 use crate::desired::verdict::{NetworkVerdict, PortVerdict};
-use crate::model::{Ifindex, Link, Network, NetworkId, PortMapping, PortVlans, TapSelector, VniRow};
+use crate::model::{Ifindex, Link, Mac, Network, NetworkId, PortMapping, PortVlans, TapSelector, VniRow};
 use crate::observed::{AddressRow, Change};
 use crate::plan::address_move::Carried;
 use crate::plan::forwarding::ForwardingHave;
@@ -103,6 +103,9 @@ pub struct Snapshot {
     /// With a VLAN-aware bridge: the VLANs of every bridge port, the VNIs of VXLAN devices.
     pub vlans: Vec<(Ifindex, PortVlans)>,
     pub vnis: Vec<(Ifindex, VniRow)>,
+    /// Of taps on whose ports we put static entries: those that are there.
+    #[serde(default)]
+    pub static_entries: Vec<(Ifindex, Vec<Mac>)>,
 }
 
 /// Which questions policy wants to be asked.

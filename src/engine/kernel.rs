@@ -252,6 +252,11 @@ impl Engine {
         }
         self.observed.replace_vlans(snapshot.vlans, snapshot.vnis);
         self.recognise_vids();
+        for (index, macs) in snapshot.static_entries {
+            if let Some(tap) = self.taps.get_mut(&index) {
+                tap.fdb.retain(|mac| macs.contains(mac));
+            }
+        }
         self.strays = None;
         // What the mirror does not hold is read again where it is used.
         for segment in self.segments.values_mut() {

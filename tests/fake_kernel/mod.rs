@@ -162,6 +162,12 @@ impl Kernel {
                     })
                 })
                 .collect(),
+            static_entries: self
+                .devices
+                .values()
+                .filter(|d| d.link.master.is_some())
+                .map(|d| (d.link.index, d.port_fdb.clone()))
+                .collect(),
             vlans: self
                 .devices
                 .values()

@@ -159,8 +159,11 @@ fn fdb_static_writes_its_table_turns_learning_off_and_leaves_others_entries() {
         host.run("bridge link set dev tap0-1 learning on");
         wait_flag(&host, "tap0-1", "learning", false);
         host.run("bridge fdb del fa:16:3e:00:00:06 dev vxlan-100 dst 192.0.2.12");
+        host.run("bridge fdb del fa:16:3e:00:00:05 dev tap0-1 master");
         daemon.json(&["resync"]);
-        wait_until("the remote entry is back", SOON, || remote("fa:16:3e:00:00:06"));
+        wait_until("the entries are back", SOON, || {
+            remote("fa:16:3e:00:00:06") && has_static(&host, "tap0-1", "fa:16:3e:00:00:05")
+        });
         // ... and with a port that left and came back.
         host.ip("link set tap0-1 nomaster");
         host.wait_attached("tap0-1", "brqblue");
