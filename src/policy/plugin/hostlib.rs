@@ -52,6 +52,8 @@ impl Effects {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub level: Level,
+    /// "plugins/mtu.lua:14"; empty if the caller is no script.
+    pub place: String,
     pub message: String,
     /// JSON, empty without fields.
     pub fields: String,
@@ -138,14 +140,14 @@ fn log(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
         ("error", Level::ERROR),
     ] {
         let effects = Arc::clone(effects);
-        let write = move |_: &Lua, (message, fields): (Value, Option<Table>)| {
+        let write = move |lua: &Lua, (message, fields): (Value, Option<Table>)| {
             let fields = match fields {
                 Some(fields) => lift(&Value::Table(fields), Bounds::RESULT)
                     .map_err(|e| Error::runtime(format!("log fields: {e}")))?
                     .to_string(),
                 None => String::new(),
             };
-            say(&effects, level, plain_text(&message), fields);
+            say(lua, &effects, level, plain_text(&message), fields);
             Ok(())
         };
         hostcall::add(lua, &log, "host.log", name, write)?;
@@ -157,14 +159,14 @@ fn log(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
 /// `print`, for people who are used to it.
 pub fn print(lua: &Lua, effects: &SharedEffects) -> Result<mlua::Function> {
     let effects = Arc::clone(effects);
-    lua.create_function(move |_, values: mlua::Variadic<Value>| {
+    lua.create_function(move |lua, values: mlua::Variadic<Value>| {
         let words: Vec<_> = values.iter().take(16).map(plain_text).collect();
-        say(&effects, Level::INFO, words.join(" "), String::new());
+        say(lua, &effects, Level::INFO, words.join(" "), String::new());
         Ok(())
     })
 }
 
-fn say(effects: &SharedEffects, level: Level, mut message: String, fields: String) {
+fn say(lua: &Lua, effects: &SharedEffects, level: Level, mut message: String, fields: String) {
     let mut effects = lock(effects);
     if effects.lines.len() >= MAX_LINES {
         effects.lines_dropped += 1;
@@ -173,8 +175,18 @@ fn say(effects: &SharedEffects, level: Level, mut message: String, fields: Strin
     if let Some((cut, _)) = message.char_indices().nth(MAX_LINE) {
         message.truncate(cut);
     }
+    // The function of the host is level 0, its caller level 1.
+    let place = lua.inspect_stack(1, |caller| {
+        let file = caller.source().source.unwrap_or_default().into_owned();
+        Some(format!(
+            "{}:{}",
+            file.trim_start_matches(['@', '=']),
+            caller.current_line()?
+        ))
+    });
     effects.lines.push(Line {
         level,
+        place: place.flatten().unwrap_or_default(),
         message,
         fields,
     });

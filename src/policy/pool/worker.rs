@@ -341,7 +341,7 @@ fn write_line(plugin: &str, ifname: &str, line: &Line) {
     macro_rules! write_at {
         ($($level:ident => $macro:ident),*) => {
             match line.level {
-                $( Level::$level => tracing::$macro!(plugin, ifname, message = %line.message, fields = line.fields, "plugin says"), )*
+                $( Level::$level => tracing::$macro!(target: "policy", plugin, place = line.place, ifname, message = %line.message, fields = line.fields, "plugin says"), )*
             }
         };
     }

@@ -75,6 +75,10 @@ fn drift_is_told_with_what_is_and_what_shall_be() {
                 .log_text()
                 .contains("drift of tap0: master none not brqblue")
         });
+        // With the line of the script that says so.
+        let log = daemon.log_text();
+        let told = log.lines().find(|line| line.contains("drift of tap0"));
+        assert!(told.is_some_and(|line| line.contains("site.lua:3\"")), "{log}");
         host.wait_attached("tap0", "brqblue");
     });
 }
