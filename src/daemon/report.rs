@@ -5,7 +5,7 @@
 
 use crate::engine::note::{Note, What};
 use crate::engine::service::ServiceState;
-use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState};
+use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState, WAITS_FOR_POLICY};
 use tracing::{debug, info, warn};
 
 pub fn log(note: &Note) {
@@ -102,6 +102,9 @@ fn log_port(cause: u64, port: &PortLabel, state: &PortState, remark: Option<&str
             info!(target: "engine", cause, ifindex, %ifname, %network, elapsed_us = attach_us, %remark, "port attached");
         }
         PortState::Configuring => {}
+        PortState::Pending { reason } if **reason == *WAITS_FOR_POLICY => {
+            debug!(target: "engine", cause, ifindex, %ifname, %network, %reason, "port pending");
+        }
         PortState::Pending { reason } => {
             info!(target: "engine", cause, ifindex, %ifname, %network, %reason, "port pending");
         }

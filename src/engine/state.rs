@@ -20,6 +20,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+/// Why a tap is pending while its question is under way: usually for less than a millisecond.
+pub const WAITS_FOR_POLICY: &str = "waits for policy";
+
 /// Where a tap stands (the contract's port states).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PortState {
@@ -132,10 +135,10 @@ impl Tap {
         self.verdict.verdict().map(|verdict| &**verdict)
     }
 
-    /// Policy put entries on its network's VXLAN device.
+    /// Policy put entries on its network's VXLAN device. Static entries are on its own port and concern nobody else.
     pub fn has_entries(&self) -> bool {
         self.verdict()
-            .is_some_and(|v| !v.fdb.is_empty() || !v.neighbours.is_empty())
+            .is_some_and(|v| v.fdb.iter().any(|entry| entry.dst.is_some()) || !v.neighbours.is_empty())
     }
 
     /// Policy's answer is old; it holds until there is a new one.

@@ -6,7 +6,7 @@ use super::Engine;
 use super::backoff::Fight;
 use super::event::{Action, Why};
 use super::note::What;
-use super::state::{PortLabel, PortState, SegmentState};
+use super::state::{PortLabel, PortState, SegmentState, WAITS_FOR_POLICY};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, TapSelector, Time};
@@ -74,7 +74,7 @@ impl Engine {
         self.move_user(index, previous, network, cause, now);
         self.move_sub_users(index, cause, now);
         if waits {
-            let reason = "waits for policy".into();
+            let reason = WAITS_FOR_POLICY.into();
             self.keep_or_wait(index, PortState::Pending { reason }, now);
         }
         match self.taps.get(&index)?.intent.clone() {
