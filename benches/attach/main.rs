@@ -16,6 +16,7 @@ mod attacher;
 mod guarded;
 mod netlink;
 mod networks;
+mod plugins;
 mod reference;
 mod report;
 mod world;
@@ -33,7 +34,8 @@ use world::{Measure, Sample, TETHER, Task};
 
 const USAGE: &str = "\
 usage: cargo bench --bench attach -- [OPTION]...
-  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder, networks, guarded
+  --section NAME       only this one (repeatable): sequential, existing, burst, idle, start, recorder, networks,
+                       guarded, plugins
   --quick              fewer taps, rounds and idle seconds: a look, not a result
   --rounds N           rounds per section (default 5)
   --check              exit 1 when a target is missed
@@ -128,6 +130,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
         "recorder",
         "networks",
         "guarded",
+        "plugins",
     ];
     for asked in &options.sections {
         ensure!(
@@ -146,6 +149,7 @@ fn drive(options: &Options) -> Result<ExitCode> {
                 "start" => start(options, &mut report)?,
                 "networks" => networks::networks(options, &mut report)?,
                 "guarded" => guarded::guarded(options, &mut report)?,
+                "plugins" => plugins::plugins(options, &mut report)?,
                 _ => recorder(options, &mut report)?,
             }
         }

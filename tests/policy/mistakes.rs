@@ -73,6 +73,11 @@ fn mistakes() -> Vec<(&'static str, String, Told)> {
             ),
         ),
         (
+            "listing what is nil",
+            hook("    for _ in pairs(ctx.uplink) do end"),
+            Call("a.lua:4: invalid argument #1 to 'pairs' (table expected, got nil)"),
+        ),
+        (
             "a misspelt part of ctx",
             hook("    return { mtu = ctx.netwrok.mtu }"),
             Call("a.lua:4: ctx.netwrok: there is no such field, did you mean `network`?"),

@@ -1,10 +1,12 @@
 //! `ctx`: what a hook is given.
 //!
-//! A plugin that declares `reads` gets a part when it names it (`ctx.link`), and what it named is noted. What was not
-//! handed over can't have influenced the answer, so the answer holds for every question with the same parts. Other
-//! plugins get all parts at once. In both cases a name that no part or field has is an error and not nil.
+//! A part becomes a table when the script names it (`ctx.link`): most hooks look at one or two of them, and making all
+//! would cost more than the script. What a plugin that declares `reads` named is noted: what was not handed over can't
+//! have influenced the answer, so the answer holds for every question with the same parts. Other plugins may also list
+//! all parts (`pairs(ctx)`). A name that no part or field has is an error and not nil.
 
 use super::hostlib::{freeze, lua_options};
+use super::runtime::Limit;
 use crate::policy::api::Hook;
 use crate::policy::api::context::{
     AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink,
@@ -61,17 +63,18 @@ impl Giver {
             "__index",
             lua.create_function(move |lua, (ctx, key): (Table, Value)| {
                 let part = named(&key)?;
-                let mut desk = lock(&shared);
-                match &known {
-                    Some(parts) if !parts.contains(&part) => Err(not_declared(part)),
-                    Some(_) => desk.hand_over(lua, &ctx, part),
-                    // All parts there are were handed over at once.
-                    None => Ok(Value::Nil),
+                if known.as_ref().is_some_and(|parts| !parts.contains(&part)) {
+                    return Err(not_declared(part));
                 }
+                let _lifted = Limit::lift(lua)?;
+                lock(&shared).hand_over(lua, &ctx, part)
             })?,
         )?;
         meta.raw_set("__metatable", false)?;
         meta.set_readonly(true);
+        if declared.is_none() {
+            lua.set_app_data(Whole(Arc::clone(&desk)));
+        }
         Ok(Self { declared, desk, meta })
     }
 
@@ -100,15 +103,9 @@ impl Giver {
             Hook::Drift => Some(Part::Diff),
             _ => None,
         };
-        if self.declared.is_none() {
-            for part in Part::ALL {
-                desk.hand_over(lua, &ctx, *part)?;
-            }
-        }
         let allowed = |part: &Part| self.declared.as_ref().is_none_or(|parts| parts.contains(part));
         let second = match second.filter(allowed) {
-            Some(part) if self.declared.is_some() => desk.hand_over(lua, &ctx, part)?,
-            Some(part) => ctx.raw_get(part.word())?,
+            Some(part) => desk.hand_over(lua, &ctx, part)?,
             None => Value::Nil,
         };
         Ok((ctx, second))
@@ -130,6 +127,30 @@ impl Giver {
         desk.uplinks.clear();
         desk.host = None;
     }
+}
+
+/// The desk of a plugin that may see everything, as the state's `pairs` finds it.
+struct Whole(Arc<Mutex<Desk>>);
+
+/// Hands over all parts, if `table` is the `ctx` of this call and its plugin may see them.
+pub fn complete(lua: &Lua, table: &Table) -> Result<()> {
+    let Some(whole) = lua.app_data_ref::<Whole>() else {
+        return Ok(());
+    };
+    let mut desk = lock(&whole.0);
+    if desk
+        .question
+        .as_ref()
+        .is_some_and(|question| question.ctx == *table)
+    {
+        let _lifted = Limit::lift(lua)?;
+        for part in Part::ALL {
+            if table.raw_get::<Value>(part.word())?.is_nil() {
+                desk.hand_over(lua, table, *part)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Desk {

@@ -28,19 +28,27 @@ use std::time::{Duration, Instant};
 /// access of the host, which costs three times as much.
 pub struct Limit<'a> {
     lua: &'a Lua,
+    /// Bytes; 0 is none.
+    before: usize,
 }
 
 impl<'a> Limit<'a> {
     pub fn arm(lua: &'a Lua, bytes: usize) -> mlua::Result<Self> {
-        lua.set_memory_limit(bytes)?;
-        Ok(Self { lua })
+        let before = lua.set_memory_limit(bytes)?;
+        Ok(Self { lua, before })
+    }
+
+    /// No limit while it lives: for what a function of the host makes in the middle of a script's call. It counts all
+    /// the same when the limit is back.
+    pub fn lift(lua: &'a Lua) -> mlua::Result<Self> {
+        Self::arm(lua, 0)
     }
 }
 
 impl Drop for Limit<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.lua.set_memory_limit(0) {
-            tracing::error!(%error, "memory limit can't be lifted");
+        if let Err(error) = self.lua.set_memory_limit(self.before) {
+            tracing::error!(%error, "memory limit can't be set");
         }
     }
 }

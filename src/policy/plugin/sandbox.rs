@@ -93,6 +93,7 @@ impl Sandbox {
             },
         )?;
         table.raw_set("move", checked_move)?;
+        listing(&lua, &globals)?;
         let math: Table = globals.raw_get("math")?;
         // A hook must answer the same question the same way, or a resync would change ports at random.
         for name in ["random", "randomseed"] {
@@ -155,6 +156,30 @@ impl Sandbox {
         environment.set_safeenv(true);
         Ok((lua, environment))
     }
+}
+
+/// `pairs` and `next` that find all of `ctx`, whose parts are made when they are named (`given`). Like all tables that are
+/// given to scripts it has a metatable that shows as `false`; any other table costs one comparison.
+fn listing(lua: &Lua, globals: &Table) -> Result<()> {
+    let complete = lua.create_function(|lua, table: Table| super::given::complete(lua, &table))?;
+    let wrap = "local name, complete, plain, getmetatable, type, error = ...\n\
+                return function(t, key)\n\
+                if type(t) ~= 'table' then\n\
+                error(`invalid argument #1 to '{name}' (table expected, got {type(t)})`, 2)\n\
+                end\n\
+                if key == nil and getmetatable(t) == false then complete(t) end\n\
+                return plain(t, key)\nend";
+    let library = |name: &str| globals.raw_get::<Function>(name);
+    for name in ["pairs", "next"] {
+        let chunk = lua
+            .load(wrap)
+            .set_name(format!("={name}"))
+            .set_mode(ChunkMode::Text);
+        let uses = (library("getmetatable")?, library("type")?, library("error")?);
+        let wrapped: Function = chunk.call((name, &complete, library(name)?, uses.0, uses.1, uses.2))?;
+        globals.raw_set(name, wrapped)?;
+    }
+    Ok(())
 }
 
 fn name_of(value: &Value) -> String {
