@@ -20,7 +20,7 @@ pub const VM1: &str = "52:54:00:00:00:01";
 pub const VM2: &str = "52:54:00:00:00:02";
 
 /// So long a client asks again and again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// For one connection.
 const CONNECT: Duration = Duration::from_secs(3);
 

@@ -8,7 +8,7 @@ use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// The table with its handles (a table made anew has others) and without what was counted.
 fn table(host: &Host) -> String {

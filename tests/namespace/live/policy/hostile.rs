@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The corpus asks to be asked about `evil*` only.
 /// The default ones, on an emulated machine too: none of these plugins is to be waited for longer.
 const LIMITS: &str = "deadline_ms = 20\nabandon_ms = 500";
+/// The corpus asks to be asked about `evil*` only.
 const NETWORKS: &str = r#"
 [daemon]
 prune_after = "never"
