@@ -31,6 +31,7 @@ mod mark;
 pub mod monitor;
 pub mod netconf;
 pub mod nft;
+mod notifications;
 pub mod request;
 pub mod ruleset;
 pub mod snapshot;
