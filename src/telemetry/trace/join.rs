@@ -147,6 +147,16 @@ impl Joiner {
                     elapsed_us: decision.elapsed_us,
                 });
                 pending.shown = true;
+                // Often the first event of a device that it made, which is not what it answers.
+                if matches!(event.word, Word::New | Word::Gone)
+                    && event.object == Object::Link
+                    && event.ts_us >= decision.ts_us
+                    && event.cause.portid.is_none()
+                    && let Some(op) = operation(event, &decision.ops)
+                {
+                    event.cause.own = true;
+                    event.cause.op = Some(op.into());
+                }
             } else if event.ts_us >= decision.ts_us
                 && event.ts_us <= decision.end_us()
                 && (event.cause.own || event.cause.portid.is_none())
@@ -258,6 +268,23 @@ mod tests {
                 (false, true, Some("attach")),
                 (false, false, None)
             ]
+        );
+    }
+
+    /// A trace that wakes up late reads the cause, what was made and what happened to it in one go.
+    #[test]
+    fn a_device_that_was_made_by_a_decision_is_its_work() {
+        let mut joiner = Joiner::default();
+        joiner.push(event(2_000, 5, Word::New));
+        joiner.push(event(2_000, 6, Word::New));
+        joiner.push(event(2_001, 6, Word::Change));
+        let mut made = decision(1_010, 6, 600);
+        made.ops = vec!["create_bridge".into(), "up".into()];
+        joiner.decide(made);
+        let lines = joiner.release(u64::MAX);
+        assert_eq!(
+            shown(&lines)[..2],
+            [(false, false, None), (true, true, Some("create_bridge"))]
         );
     }
 

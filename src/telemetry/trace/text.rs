@@ -119,10 +119,18 @@ fn event(out: &mut String, event: &TraceEvent, style: Style) {
 fn decided(out: &mut String, decision: &str, outcome: Option<&str>, elapsed_us: Option<u64>) {
     let _infallible = write!(out, "=> {}", safe(decision));
     if let Some(outcome) = outcome {
-        let _infallible = write!(out, ": {}", safe(outcome));
+        // What failed names its operation, which may have been said.
+        let said = outcome
+            .strip_prefix(decision)
+            .and_then(|rest| rest.strip_prefix(": "));
+        let _infallible = write!(out, ": {}", safe(said.unwrap_or(outcome)));
     }
     if let Some(elapsed) = elapsed_us {
-        let _infallible = write!(out, " in {elapsed} us");
+        let after = match outcome {
+            None | Some("ok") => " in",
+            Some(_) => ", after",
+        };
+        let _infallible = write!(out, "{after} {elapsed} us");
     }
 }
 
