@@ -284,10 +284,6 @@ impl Reactor {
             }
             return Ok(false);
         }
-        if let Some(reply) = self.policy.reply_soon() {
-            self.on_reply(reply);
-            return Ok(false);
-        }
         self.asking().run_policy_timers();
         self.hand_out_notes();
         // Notes may have asked hooks that answer at once, timers may have made keys dirty.

@@ -24,14 +24,10 @@ use crate::policy::{Asked, Host, LoadReport};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Questions that may be under way for a recording; more are left out of it.
 const MAX_RECORDED: usize = 4096;
-
-/// For how long after a question its answer is worth staying awake for. Waking up from sleep takes longer than most
-/// scripts, and a tap waits for it.
-const SOON: Duration = Duration::from_micros(500);
 
 /// A question about a tap that goes through several hooks.
 #[derive(Debug, Clone)]
@@ -86,8 +82,6 @@ pub struct Policy {
     calls: u64,
     errors: u64,
     seq: u64,
-    /// Until when the answer to the last question is due any moment.
-    soon: Option<Instant>,
     /// In a replay: answers are waited for, and this is the time, in seconds since 1970.
     replayed: Option<f64>,
 }
@@ -222,19 +216,6 @@ impl Policy {
         self.ready.pop_front().or_else(|| self.host.as_mut()?.try_recv())
     }
 
-    /// The answer to a question of this moment, if it comes this moment. The processor is left to whoever wants it, the
-    /// plugin's thread among them.
-    pub fn reply_soon(&mut self) -> Option<Reply> {
-        let until = self.soon.take()?;
-        while Instant::now() < until {
-            if let Some(reply) = self.take_reply() {
-                return Some(reply);
-            }
-            std::thread::yield_now();
-        }
-        None
-    }
-
     fn ask(&mut self, key: Subject, hook: Hook, seq: u64, mut context: Context) {
         context.hook = hook;
         context.seq = seq;
@@ -255,7 +236,6 @@ impl Policy {
         match asked {
             Asked::Answered(reply) => self.ready.push_back(*reply),
             Asked::Pending if self.replayed.is_some() => self.ready.extend(host.wait()),
-            Asked::Pending if hook.decides() => self.soon = Some(Instant::now() + SOON),
             Asked::Pending => {}
         }
     }
