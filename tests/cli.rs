@@ -485,6 +485,9 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
             let records = (1..=limit.min(3)).map(|seq| serde_json::json!({"seq": seq}));
             drop(reply.send(Ok(records.collect())));
         }
+        Command::HistorySave(reply) => {
+            drop(reply.send(Ok("/var/lib/tapwire/flight-1-request.jsonl".into())));
+        }
         Command::PolicyRecord { mut sink, reply } => {
             drop(reply.send(Ok(())));
             for tap in 1..=5 {

@@ -50,12 +50,19 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["record", "filter"])]
     history: bool,
 
+    /// Have the daemon write what it remembers into its state directory, as after a panic, and print the file's path
+    #[arg(long, requires = "history")]
+    save: bool,
+
     /// Bytes of receive buffer to ask the kernel for
     #[arg(long, value_name = "BYTES", default_value_t = RECEIVE_BUFFER)]
     receive_buffer: usize,
 }
 
 pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
+    if args.save {
+        return save_history(context);
+    }
     if args.history {
         return history(context);
     }
@@ -252,6 +259,20 @@ fn remembered(step: &Value) -> String {
         line.push_str(&format!(" (+{})", micros(us)));
     }
     plain(&line)
+}
+
+fn save_history(context: &mut Context) -> Result<(), Failure> {
+    let client = context.client()?;
+    let saved: Value =
+        context.block_on(async { Ok(client.post("/v1/history/save", &serde_json::Map::new()).await?) })?;
+    if context.global.json {
+        context.out.json(&saved)?;
+    } else {
+        context
+            .out
+            .line(saved.get("path").and_then(Value::as_str).unwrap_or_default())?;
+    }
+    Ok(context.out.flush()?)
 }
 
 /// The flight recorder, oldest first: one JSON object a line.

@@ -9,6 +9,7 @@
 //! | GET `/v1/plan`; POST `/v1/resync`; POST `/v1/reload?force=true` | `Plan`, `Resync`, `Reload` |
 //! | GET `/v1/wait?timeout=S` (in sync), `/v1/wait?port=TAP&state=attached&timeout=S` | `Wait` |
 //! | GET `/v1/explain/{port}`, `/v1/history?limit=N` | `Explain`, `History` |
+//! | POST `/v1/history/save` | `HistorySave` |
 //! | GET `/v1/trace?filter=F` | `TraceSubscribe` (server-sent events, one JSON object each) |
 //! | GET `/v1/account` | `AccountSubscribe` (server-sent events) |
 //! | GET `/v1/metrics` (`/metrics` on the loopback listener) | `Metrics` |
@@ -60,6 +61,7 @@ pub fn all(requests: mpsc::Sender<Request>, limits: Limits) -> Router {
         .route("/v1/wait", get(wait))
         .route("/v1/explain/{port}", get(explain))
         .route("/v1/history", get(history))
+        .route("/v1/history/save", post(history_save))
         .route("/v1/trace", get(trace))
         .route("/v1/account", get(account))
         .route("/v1/metrics", get(metrics))
@@ -365,6 +367,11 @@ async fn history(
     app.ask(who, |reply| Command::History { limit, reply })
         .await
         .map(Json)
+}
+
+async fn history_save(State(app): Daemon, Extension(who): Who) -> Answer<serde_json::Value> {
+    let path = app.ask(who, Command::HistorySave).await?;
+    Ok(Json(serde_json::json!({ "path": path })))
 }
 
 #[derive(Deserialize)]

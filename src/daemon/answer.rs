@@ -62,6 +62,7 @@ impl Reactor {
             }
             Command::Explain { port, reply } => send(reply, self.explain(&port)),
             Command::History { limit, reply } => send(reply, Ok(self.history(limit))),
+            Command::HistorySave(reply) => send(reply, self.save_history()),
             Command::TraceSubscribe { filter, sink, reply } => send(reply, self.subscribe(filter, sink)),
             Command::AccountSubscribe { sink, reply } => {
                 self.account.add(sink);

@@ -324,6 +324,24 @@ impl Reactor {
             .collect()
     }
 
+    pub(super) fn save_history(&self) -> Result<String, Failure> {
+        if self.observer.flight.is_off() {
+            return Err(Failure::new(
+                FailureKind::Conflict,
+                "the flight recorder is off: flight_recorder is 0",
+            ));
+        }
+        let directory = &self.config.daemon.state_directory;
+        self.observer
+            .flight
+            .dump_into(directory, "request")
+            .map(|path| path.display().to_string())
+            .map_err(|error| {
+                let what = format!("cannot write into {}: {error}", directory.display());
+                Failure::new(FailureKind::Internal, what)
+            })
+    }
+
     /// The filter is applied by the reader, which knows the events too.
     pub(super) fn subscribe(&mut self, filter: Option<String>, sink: Sink) -> Result<(), Failure> {
         if let Some(filter) = &filter {

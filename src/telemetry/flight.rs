@@ -217,6 +217,8 @@ impl FlightRecorder {
     /// Writes [`FlightRecorder::dump`] into a file of its own in `directory`, readable by the owner only, whole or not
     /// at all; its path. `why` becomes part of the name ("panic", "request").
     pub fn dump_into(&self, directory: &Path, why: &str) -> io::Result<PathBuf> {
+        // Nothing may have been kept in it yet.
+        std::fs::create_dir_all(directory)?;
         let name = format!("flight-{}-{why}.jsonl", clock::wall_us() / 1_000_000);
         let (path, partial) = (directory.join(&name), directory.join(format!(".{name}.partial")));
         let file = OpenOptions::new()

@@ -112,6 +112,9 @@ pub enum Command {
         limit: usize,
         reply: Reply<Vec<Value>>,
     },
+    /// The flight recorder, written into the state directory; the path. `conflict` when it is off, `internal` when it cannot be
+    /// written.
+    HistorySave(Reply<String>),
     /// From now on: every record that passes `filter` goes into `sink`. The answer comes before the first record;
     /// `invalid` for a filter that does not parse.
     TraceSubscribe {
@@ -174,6 +177,8 @@ impl Command {
             | Command::NetworkAdd { .. }
             | Command::NetworkDelete { .. }
             | Command::Resync(_)
+            // A file each time.
+            | Command::HistorySave(_)
             | Command::PolicyReload { .. }
             | Command::PolicyRollback(_)
             | Command::Reload { .. } => true,
@@ -197,6 +202,7 @@ impl Command {
             Command::Wait { .. } => "wait",
             Command::Explain { .. } => "explain",
             Command::History { .. } => "history",
+            Command::HistorySave(_) => "history_save",
             Command::TraceSubscribe { .. } => "trace",
             Command::AccountSubscribe { .. } => "account",
             Command::Metrics(_) => "metrics",

@@ -363,3 +363,26 @@ fn a_tap_that_is_gone_is_told_of_as_long_as_it_is_remembered() {
         assert!(said.contains("no link is named tap0-2"), "{said}");
     });
 }
+
+#[test]
+fn what_the_daemon_remembers_is_written_to_its_state_directory_on_request() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(super::TWO_NETWORKS);
+        let _tap = host.tap("tap0-1");
+        daemon.wait_port("tap0-1", "attached");
+        let saved = daemon.json(&["trace", "--history", "--save"]);
+        let written = std::fs::read_to_string(saved["path"].as_str().unwrap()).unwrap();
+        let steps: Vec<serde_json::Value> = written
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(
+            steps
+                .iter()
+                .any(|step| step["kind"] == "op" && step["word"] == "attach" && step["ifname"] == "tap0-1"),
+            "{written}"
+        );
+    });
+}
