@@ -9,7 +9,7 @@ use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -210,11 +210,13 @@ fn state(host: &Host) -> String {
 /// All of `/proc/sys/net`, but for what counts, and a secret that the kernel makes for the first server that takes TCP
 /// Fast Open (dnsmasq does).
 fn settings(folder: &Path, lines: &mut Vec<String>) {
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .expect("settings")
-        .flatten()
-        .map(|e| e.path())
-        .collect();
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        // Of a device that is going this moment; whoever compares looks again.
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => panic!("{}: {error}", folder.display()),
+    };
+    let mut entries: Vec<_> = listing.flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
