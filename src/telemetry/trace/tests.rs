@@ -1,6 +1,8 @@
 use super::text::{Style, line};
 use super::*;
-use crate::kernel::watch::{Body, Head, LinkFacts, NextHop, Notice, PortFacts, RouteFacts, Verb};
+use crate::kernel::watch::{
+    Body, Head, LinkFacts, NeighbourFacts, NextHop, Notice, PortFacts, RouteFacts, Verb,
+};
 use crate::model::{LinkName, Mac};
 
 fn notice(flags: i32, body: Body) -> Notice {
@@ -208,6 +210,44 @@ fn row(index: u32, name: &str) -> Vec<u8> {
     row.extend([0; 8]);
     row.extend(attribute);
     row
+}
+
+#[test]
+fn the_vtep_of_an_entry_is_said_once_and_a_move_to_another_is_told() {
+    let mut tracer = known();
+    let mut entry = |mac: [u8; 6], vtep: u8| {
+        let facts = NeighbourFacts {
+            family: libc::AF_BRIDGE as u8,
+            index: 5,
+            address: Some([192, 0, 2, vtep].into()),
+            mac: Some(Mac::new(mac)),
+            state: libc::NUD_PERMANENT,
+            flags: 0,
+            master: None,
+            vlan: None,
+            vni: None,
+            protocol: None,
+        };
+        let told = tracer.apply(&notice(0, Body::Neighbour(Verb::Present, facts)), 0);
+        shown(&told)
+    };
+    let flood = entry([0; 6], 1);
+    assert_eq!(flood.matches("dst").count(), 1, "{flood}");
+    assert!(
+        flood.contains("00:00:00:00:00:00 dst 192.0.2.1 state permanent"),
+        "{flood}"
+    );
+    // One of a guest has one VTEP at a time, so it is no part of its name.
+    let unicast = entry([2, 0, 0, 0, 0, 9], 1);
+    assert!(
+        unicast.contains("02:00:00:00:00:09 dst 192.0.2.1, state permanent"),
+        "{unicast}"
+    );
+    let moved = entry([2, 0, 0, 0, 0, 9], 2);
+    assert!(
+        moved.contains("02:00:00:00:00:09 dst 192.0.2.1 -> 192.0.2.2"),
+        "{moved}"
+    );
 }
 
 #[test]

@@ -73,8 +73,14 @@ fn event(out: &mut String, event: &TraceEvent, style: Style) {
             out.push_str("no difference ");
         }
     } else {
-        // A new device's name has been said already.
-        let said = |change: &&Change| event.word == Word::New && change.field == "name";
+        // A new device's name has been said already, and so has the VTEP that is part of an entry's name.
+        let said = |change: &&Change| match (change.field, &change.new, &event.key) {
+            ("name", ..) => event.word == Word::New,
+            ("dst", Value::Text(dst), Some(key)) => {
+                event.object == Object::Fdb && key.ends_with(&format!(" dst {dst}"))
+            }
+            _ => false,
+        };
         for (nth, change) in event.diff.iter().filter(|change| !said(change)).enumerate() {
             if nth > 0 {
                 out.push_str(", ");
