@@ -62,6 +62,8 @@ pub enum What {
         port: PortLabel,
         state: PortState,
         remark: Option<Box<str>>,
+        /// From the first message about it until it was attached, microseconds; only the first time. What brings it back
+        /// later is a repair.
         attach_us: Option<u64>,
     },
     Network {

@@ -237,9 +237,11 @@ impl Engine {
         tap.admin_state_applied = Some(admin_up);
         tap.failures = 0;
         tap.retry_at = None;
-        if tap.attach_us.is_none() {
-            tap.attach_us = Some(now.micros().saturating_sub(tap.seen_at.micros()));
-        }
+        let first = match tap.attach_us {
+            Some(_) => None,
+            None => Some(now.micros().saturating_sub(tap.seen_at.micros())),
+        };
+        tap.attach_us = tap.attach_us.or(first);
         let remark: Option<Box<str>> = match (admin_up, link_up) {
             (true, Some(false)) => Some("link is down: set down by somebody else".into()),
             (false, Some(true)) => {
@@ -254,9 +256,9 @@ impl Engine {
         let changed = tap.remark != remark;
         tap.remark = remark;
         if changed && tap.state == PortState::Attached {
-            self.note_port(index, now);
+            self.note_port(index, None, now);
         }
-        self.set_port_state(index, PortState::Attached, now);
+        self.change_port_state(index, PortState::Attached, first, now);
     }
 
     /// The network has trouble. A port that forwards in it goes on; one that was told to leave another network for it does not
@@ -296,7 +298,7 @@ impl Engine {
         if tap.remark != remark {
             tap.remark = remark;
             if tap.state == PortState::Attached {
-                self.note_port(index, now);
+                self.note_port(index, None, now);
             }
         }
         self.set_port_state(index, PortState::Attached, now);
@@ -378,6 +380,10 @@ impl Engine {
     }
 
     pub(super) fn set_port_state(&mut self, index: Ifindex, state: PortState, now: Time) {
+        self.change_port_state(index, state, None, now);
+    }
+
+    fn change_port_state(&mut self, index: Ifindex, state: PortState, attach_us: Option<u64>, now: Time) {
         let Some(tap) = self.taps.get_mut(&index) else {
             return;
         };
@@ -389,10 +395,11 @@ impl Engine {
         }
         tap.state = state;
         tap.since = now;
-        self.note_port(index, now);
+        self.note_port(index, attach_us, now);
     }
 
-    fn note_port(&mut self, index: Ifindex, now: Time) {
+    /// `attach_us`: if this is what it was attached by first.
+    fn note_port(&mut self, index: Ifindex, attach_us: Option<u64>, now: Time) {
         let Some(tap) = self.taps.get(&index) else { return };
         let port = PortLabel {
             index,
@@ -403,7 +410,7 @@ impl Engine {
             port,
             state: tap.state.clone(),
             remark: tap.remark.clone(),
-            attach_us: tap.attach_us,
+            attach_us,
         };
         self.note(now, tap.cause, what);
     }

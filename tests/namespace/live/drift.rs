@@ -235,6 +235,12 @@ fn a_port_set_down_by_hand_stays_down_and_is_shown() {
         daemon.json(&["resync"]);
         daemon.assert_nothing_planned();
         assert!(!host.is_up("tap0-1"));
+        // What is said of a port anew is not another attach.
+        let page = String::from_utf8_lossy(&daemon.output(&["metrics"]).stdout).into_owned();
+        assert!(
+            page.lines().any(|line| line == "tapwire_attach_seconds_count 2"),
+            "{page}"
+        );
         // A tap that is nobody's port is not thought to have been set down; one that already is one is.
         daemon.stop();
         daemon.start();
