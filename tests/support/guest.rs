@@ -3,8 +3,8 @@
 
 use super::host::Host;
 use super::wait::wait_until;
-use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -21,8 +21,6 @@ pub const VM2: &str = "52:54:00:00:00:02";
 
 /// So long a client asks again and again.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// For one connection.
-const CONNECT: Duration = Duration::from_secs(3);
 
 /// A frame with an MTU of 65,535 and its header.
 const FRAME: usize = 65_550;
@@ -114,19 +112,6 @@ impl Guest {
             made.is_some() && self.host.ip("-6 route show default").contains("proto ra")
         });
         made.expect("an address")
-    }
-
-    /// What a server sends before it closes the connection; none if nobody answers. `request` is sent first.
-    pub fn fetch(&self, from: &str, request: &str) -> Option<String> {
-        let from: SocketAddr = from.parse().expect("an address and a port");
-        self.host.within(|| {
-            let mut stream = TcpStream::connect_timeout(&from, CONNECT).ok()?;
-            stream.set_read_timeout(Some(CONNECT)).ok()?;
-            stream.write_all(request.as_bytes()).ok()?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).ok()?;
-            Some(text)
-        })
     }
 
     /// Does it get an answer from there?

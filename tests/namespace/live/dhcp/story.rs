@@ -9,11 +9,13 @@ use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
+/// For one connection.
+const CONNECT: Duration = Duration::from_secs(3);
 
 const NETWORK: &str = r#"
 [daemon]
@@ -45,6 +47,10 @@ network = "blue"
 mac = "52:54:00:00:00:02"
 addresses = ["10.0.0.72", "fd00:5::72"]
 hostname = "db-1"
+[[floating_ip]]
+address = "198.51.100.20"
+fixed_address = "10.0.0.71"
+interface = "nic0"
 "#;
 
 /// The internet's name server, which knows one name.
@@ -72,22 +78,43 @@ fn serve(host: &Host, at: &str) {
     let listener = host.within(|| TcpListener::bind(at).expect("a listener"));
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            let mut connection = connection;
-            let mut request = Vec::new();
-            let mut byte = [0];
-            while !request.ends_with(b"\r\n\r\n") && matches!(connection.read(&mut byte), Ok(1)) {
-                request.push(byte[0]);
-            }
-            let peer = connection.peer_addr().map(|peer| peer.ip().to_string());
-            let body = peer.unwrap_or_else(|error| error.to_string());
-            let _ = write!(connection, "HTTP/1.0 200 OK\r\n\r\n{body}");
+            std::thread::spawn(move || answer(connection));
         }
     });
 }
 
+fn answer(mut connection: TcpStream) {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") && matches!(connection.read(&mut byte), Ok(1)) {
+        request.push(byte[0]);
+    }
+    let peer = connection.peer_addr().map(|peer| peer.ip().to_string());
+    let body = peer.unwrap_or_else(|error| error.to_string());
+    let _ = write!(connection, "HTTP/1.0 200 OK\r\n\r\n{body}");
+}
+
 /// Whom the server sees.
-fn seen_by(guest: &Guest, server: &str) -> Option<String> {
-    let answer = guest.fetch(server, "GET /latest/meta-data/ HTTP/1.0\r\n\r\n")?;
+fn seen_by(client: &Host, server: &str) -> Option<String> {
+    begin(client, server).and_then(end)
+}
+
+/// A connection to a `serve`r over which nothing was asked yet.
+fn begin(client: &Host, server: &str) -> Option<TcpStream> {
+    let server: SocketAddr = server.parse().expect("an address and a port");
+    client
+        .within(|| TcpStream::connect_timeout(&server, CONNECT))
+        .ok()
+}
+
+/// Asks, and tells whom the server sees.
+fn end(mut connection: TcpStream) -> Option<String> {
+    connection.set_read_timeout(Some(CONNECT)).ok()?;
+    connection
+        .write_all(b"GET /latest/meta-data/ HTTP/1.0\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).ok()?;
     Some(answer.strip_prefix("HTTP/1.0 200 OK\r\n\r\n")?.to_owned())
 }
 
@@ -107,7 +134,7 @@ fn a_guest_knows_everything_from_its_network_and_gets_everywhere() {
         serve(&internet, "198.51.100.1:80");
         serve(&internet, "[2001:db8::1]:80");
         serve(&host, "198.51.100.7:8775");
-        let daemon = host.daemon(NETWORK);
+        let mut daemon = host.daemon(NETWORK);
         let (web, db) = (Guest::start(&host, "tap1", VM1), Guest::start(&host, "tap2", VM2));
         daemon.wait_port("tap1", "attached");
         daemon.wait_port("tap2", "attached");
@@ -151,11 +178,21 @@ fn a_guest_knows_everything_from_its_network_and_gets_everywhere() {
             assert!(db.reaches(address), "{address} from the neighbour");
         }
         // The internet sees the host in both families.
-        assert_eq!(seen_by(&web, "198.51.100.1:80").as_deref(), Some("198.51.100.7"));
-        assert_eq!(seen_by(&web, "[2001:db8::1]:80").as_deref(), Some("2001:db8::7"));
+        let sees = |client: &Host, server: &str, whom: &str| {
+            assert_eq!(seen_by(client, server).as_deref(), Some(whom), "{server}");
+        };
+        sees(&db.host, "198.51.100.1:80", "198.51.100.7");
+        sees(&web.host, "[2001:db8::1]:80", "2001:db8::7");
         // Metadata sees the machine.
-        assert_eq!(seen_by(&web, "169.254.169.254:80").as_deref(), Some("10.0.0.71"));
-        assert_eq!(seen_by(&db, "169.254.169.254:80").as_deref(), Some("10.0.0.72"));
+        sees(&web.host, "169.254.169.254:80", "10.0.0.71");
+        sees(&db.host, "169.254.169.254:80", "10.0.0.72");
+        // The floating address: of what the machine says, and to the machine from outside, from the host and from the
+        // neighbour.
+        sees(&web.host, "198.51.100.1:80", "198.51.100.20");
+        serve(&web.host, "10.0.0.71:80");
+        sees(&internet, "198.51.100.20:80", "198.51.100.1");
+        sees(&host, "198.51.100.20:80", "198.51.100.20");
+        sees(&db.host, "198.51.100.20:80", "10.0.0.1");
 
         // What somebody else's address would be good for.
         web.host.ip("address add 10.0.0.99/24 dev eth0");
@@ -168,6 +205,24 @@ fn a_guest_knows_everything_from_its_network_and_gets_everywhere() {
         assert_eq!(daemon.network("blue")["state"], "ready");
         daemon.assert_nothing_planned();
         told(&daemon);
+
+        // What goes on while the daemon does not, and after it is back.
+        let flows = [
+            (&internet, "198.51.100.20:80", "198.51.100.1"),
+            (&web.host, "198.51.100.1:80", "198.51.100.20"),
+            (&db.host, "198.51.100.1:80", "198.51.100.7"),
+            (&db.host, "169.254.169.254:80", "10.0.0.72"),
+        ]
+        .map(|(client, server, whom)| (begin(client, server).expect(server), whom));
+        daemon.stop();
+        sees(&internet, "198.51.100.20:80", "198.51.100.1");
+        daemon.start();
+        daemon.wait_in_sync();
+        daemon.wait_network("blue", "ready");
+        for (flow, whom) in flows {
+            assert_eq!(end(flow).as_deref(), Some(whom));
+        }
+        daemon.assert_nothing_planned();
     });
 }
 
@@ -184,6 +239,7 @@ fn told(daemon: &Daemon) {
         "metadata": { "host": "198.51.100.7", "port": 8775 },
         "dhcp": { "lease_time": "86400s", "domain": "blue.example", "dns_servers": ["198.51.100.1"] },
         "ra": { "slaac": true, "interval": "600s", "lifetime": "1800s" },
+        "floating_ip": [{ "address": "198.51.100.20", "fixed_address": "10.0.0.71", "interface": "nic0" }],
     });
     assert_eq!(detail["services"], services);
     let leases = detail["leases"].as_array().expect("leases");
