@@ -9,7 +9,7 @@ use super::note::What;
 use super::state::{PortLabel, PortState, SegmentState, WAITS_FOR_POLICY};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
-use crate::model::{Ifindex, Link, TapSelector, Time};
+use crate::model::{Ifindex, Link, NetworkId, TapSelector, Time};
 use crate::plan::membership::Membership;
 use crate::plan::op::{LinkChange, Op};
 use crate::plan::port::{Place, PortMemory, plan_ahead, plan_detach, plan_port};
@@ -102,7 +102,7 @@ impl Engine {
 
     fn attach(&mut self, index: Ifindex, want: &PortWant, cause: CauseId, now: Time) -> Option<Action> {
         let tap = self.taps.get(&index)?;
-        if tap.retry_at.is_some_and(|at| at > now) {
+        if tap.retry_at.is_some_and(|at| at > now) && !self.went_with_its_bridge(index, &want.network) {
             return None;
         }
         if tap.verdict.is_first_wait() {
@@ -309,6 +309,17 @@ impl Engine {
             self.observed
                 .link(index)
                 .is_some_and(|l| l.master == Some(bridge))
+        })
+    }
+
+    /// It left a bridge that is gone, and another stands ready: nobody meant the port, so nothing is to be waited for.
+    fn went_with_its_bridge(&self, index: Ifindex, network: &NetworkId) -> bool {
+        let bridge = self.segments.get(network).and_then(|segment| segment.bridge);
+        self.taps.get(&index).is_some_and(|tap| {
+            tap.state == PortState::Configuring
+                && tap.wired.is_some_and(|was| {
+                    self.observed.link(was).is_none() && bridge.is_some_and(|now| now != was)
+                })
         })
     }
 

@@ -486,6 +486,37 @@ fn a_recording_without_a_daemon_shows_what_one_would_have_done() {
 }
 
 #[test]
+fn what_is_put_off_for_a_moment_at_the_end_of_a_recording_is_still_done() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let folder = tempfile::tempdir().unwrap();
+        let tapwire = || {
+            let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
+            command.env("TAPWIRE_SOCKET", folder.path().join("none.sock"));
+            command
+        };
+        host.ip("link add other type bridge");
+        let recording = Recording::start(tapwire(), folder.path().join("recording.pcapng"));
+        let _tap = host.tap("tap0");
+        // A port that left its bridge may be on its way elsewhere: the engine waits a little before it takes it back.
+        host.ip("link set tap0 master other");
+        let file = recording.finish();
+        let config = folder.path().join("tapwire.toml");
+        std::fs::write(&config, BLUE.replace("[taps]", "[taps]\nadopt = true")).unwrap();
+        let mut command = tapwire();
+        command.arg("--config").arg(&config);
+        let replayed = replayed(command, &file);
+        let attaches = operations(&replayed)["tap0"]
+            .iter()
+            .filter(|op| *op == "attach")
+            .count();
+        assert_eq!(attaches, 2, "once when it came, once when it was taken");
+        assert_eq!(ports(&replayed)["attached"], 1);
+    });
+}
+
+#[test]
 fn a_flat_networks_address_would_move_to_a_bridge_that_the_recording_never_tells_of() {
     in_namespace(|| {
         require!(Feature::Tap, Feature::Veth);

@@ -50,6 +50,9 @@ use tape::Tape;
 /// One that does not would repeat itself for ever on a kernel that answers at once.
 const MAX_ROUNDS: u32 = 100;
 
+/// A recording may end while the engine puts something off for a moment. What it has put off so long is still done.
+const AFTERWARDS: Duration = Duration::from_millis(100);
+
 /// Plays a recording to its end. `prune_after` as in the configuration.
 pub fn replay(
     tape: &Recording,
@@ -126,6 +129,9 @@ impl Player<'_> {
                 self.settle(entry.at)?;
             }
             self.summary.took = Duration::from_micros(entry.at.micros());
+        }
+        if let Some(last) = tape.entries.last() {
+            self.wait_until(last.at.plus(AFTERWARDS))?;
         }
         self.summary.ports = self.engine.port_counts();
         Ok(())
