@@ -606,6 +606,10 @@ fn the_configured_plugins_are_asked_as_the_daemon_asked_them() {
         let (done, mut decided) = (operations(&again), decided);
         // What is done for a tap while its plugins think: here they answer at once.
         decided.remove("tap1");
+        // A tap may be asked about a moment before its network's tags are said; then the alias is a request of its own.
+        for operations in decided.values_mut() {
+            operations.retain(|op| op != "set_link");
+        }
         assert_eq!(kinds(&done), kinds(&decided));
         assert_eq!(ports(&again)["attached"], 2);
         assert_eq!(ports(&again)["denied"], 1);
