@@ -121,6 +121,13 @@ fn decided(daemon: &Daemon) -> Decisions {
     decisions
 }
 
+/// `tapwire` that finds no daemon.
+fn without_daemon(host: &Host, folder: &Path) -> Command {
+    let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
+    command.env("TAPWIRE_SOCKET", folder.join("none.sock"));
+    command
+}
+
 /// As a daemon with this configuration would have decided.
 fn replayed(mut tapwire: Command, file: &Path) -> Vec<Value> {
     lines(
@@ -453,11 +460,7 @@ fn a_recording_without_a_daemon_shows_what_one_would_have_done() {
         require!(Feature::Tap);
         let host = Host::here();
         let folder = tempfile::tempdir().unwrap();
-        let tapwire = || {
-            let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
-            command.env("TAPWIRE_SOCKET", folder.path().join("none.sock"));
-            command
-        };
+        let tapwire = || without_daemon(&host, folder.path());
         let recording = Recording::start(tapwire(), folder.path().join("recording.pcapng"));
         let taps = host.taps("tap", 3);
         // As a VM manager without tapwire goes on: none of this is a change to what the daemon would have done.
@@ -491,11 +494,7 @@ fn what_is_put_off_for_a_moment_at_the_end_of_a_recording_is_still_done() {
         require!(Feature::Tap);
         let host = Host::here();
         let folder = tempfile::tempdir().unwrap();
-        let tapwire = || {
-            let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
-            command.env("TAPWIRE_SOCKET", folder.path().join("none.sock"));
-            command
-        };
+        let tapwire = || without_daemon(&host, folder.path());
         host.ip("link add other type bridge");
         let recording = Recording::start(tapwire(), folder.path().join("recording.pcapng"));
         let _tap = host.tap("tap0");
@@ -525,11 +524,7 @@ fn a_flat_networks_address_would_move_to_a_bridge_that_the_recording_never_tells
         host.ip("address add 198.51.100.11/24 dev eth1");
         host.ip("route add 203.0.113.0/24 via 198.51.100.1");
         let folder = tempfile::tempdir().unwrap();
-        let tapwire = || {
-            let mut command = host.command(env!("CARGO_BIN_EXE_tapwire"));
-            command.env("TAPWIRE_SOCKET", folder.path().join("none.sock"));
-            command
-        };
+        let tapwire = || without_daemon(&host, folder.path());
         let recording = Recording::start(tapwire(), folder.path().join("recording.pcapng"));
         let _tap = host.tap("tap0");
         // The address is told once more: no reason to move it again.
