@@ -9,13 +9,13 @@ use anyhow::Result;
 /// They look and have no opinion: what asking costs.
 const LOOK: [&str; 3] = [
     "if ctx.network.id == 'none' or ctx.link.name:match('^gw') then return { mtu = 1400 } end",
-    "if ctx.link.kind ~= 'tun' then return { port = { learning = false } } end",
+    "if ctx.link.kind ~= 'tap' then return { port = { learning = false } } end",
     "if ctx.network.network_type == 'flat' and ctx.link.mac then return { fdb = { { mac = ctx.link.mac } } } end",
 ];
 /// They decide: what is asked of the kernel besides is in it.
 const DECIDE: [&str; 3] = [
     "if ctx.network.id ~= 'none' and ctx.link.name:match('^tap') then return { mtu = 1400 } end",
-    "if ctx.link.kind == 'tun' then return { port = { learning = false } } end",
+    "if ctx.link.kind == 'tap' then return { port = { learning = false } } end",
     "if ctx.network.network_type == 'local' then return { fdb = { { mac = '52:54:00:00:00:07' } } } end",
 ];
 

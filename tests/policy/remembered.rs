@@ -2,7 +2,7 @@
 
 use crate::bench::*;
 use serde_json::{Value as Json, json};
-use tapwire::policy::api::context::{NetworkType, Port, Reason};
+use tapwire::policy::api::context::{Link, NetworkType, Port, Reason};
 use tapwire::policy::api::{Context, Hook, Outcome};
 
 /// One plugin that declares to read all parts that can be compared.
@@ -158,6 +158,54 @@ fn a_walk_over_ctx_shows_only_parts_that_were_named() {
     let mut host = bench.host();
     let said = decision(&ask_port(&mut host, "tap1", "blue"));
     assert_eq!(said["alias"], "api hook network");
+}
+
+/// Luau's own way to walk over a table finds what `pairs` finds.
+#[test]
+fn a_walk_without_pairs_shows_the_same_parts() {
+    let walk = |over: &str| {
+        format!(
+            "local seen = {{}}\nfor part in {over} do table.insert(seen, part) end\ntable.sort(seen)\nreturn {{ alias = table.concat(seen, ' ') }}"
+        )
+    };
+    let listed = |bench: Bench| {
+        let said = decision(&ask_port(&mut bench.host(), "tap1", "blue"));
+        said["alias"].as_str().unwrap().to_owned()
+    };
+    let plain = |over: &str| listed(Bench::new(&[("a.lua", &port(&walk(over)))]));
+    let all = plain("pairs(ctx)");
+    assert!(all.contains("link network"), "{all}");
+    assert_eq!(plain("ctx"), all);
+    let named = format!("local name = ctx.network.id\n{}", walk("ctx"));
+    assert_eq!(listed(declared(&named)), "api hook network");
+}
+
+/// It is made another way than the other parts.
+#[test]
+fn the_link_has_all_its_fields() {
+    let bench = Bench::new(&[(
+        "a.lua",
+        &port(
+            "local said = {}\nfor name, value in ctx.link do table.insert(said, name .. '=' .. tostring(value)) end\ntable.sort(said)\nreturn { tags = { link = table.concat(said, ' ') } }",
+        ),
+    )]);
+    let mut asked = context("tap1", 7, "blue");
+    asked.link = Some(Link {
+        ifindex: 7,
+        name: "tap1".into(),
+        mac: Some("fa:16:3e:00:00:07".into()),
+        mtu: 1450,
+        kind: "tap".into(),
+        alias: Some("vm 7".into()),
+        operstate: Some("down".into()),
+        up: true,
+        master: Some("br1".into()),
+    });
+    let said = decision(&ask(&mut bench.host(), request(Hook::Port, 1, asked)));
+    assert_eq!(
+        said["tags"]["link"],
+        "alias=vm 7 ifindex=7 kind=tap mac=fa:16:3e:00:00:07 master=br1 mtu=1450 name=tap1 operstate=down up=true"
+    );
 }
 
 #[test]

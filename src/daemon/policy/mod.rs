@@ -22,6 +22,7 @@ use crate::policy::api::{Context, Decision, Hook, Reply, Request, Subject};
 use crate::policy::tools::recording::Recorder;
 use crate::policy::{Asked, Host, LoadReport};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ enum Again {
 struct Said {
     hook: Hook,
     plugin: String,
-    verdict: String,
+    verdict: Cow<'static, str>,
 }
 
 #[derive(Default)]

@@ -13,4 +13,5 @@ pub mod runtime;
 pub mod sandbox;
 pub mod source;
 pub mod store;
+mod strict;
 pub mod when;
