@@ -274,8 +274,6 @@ impl Reactor {
             };
             self.carry_out(action).await;
             acted += 1;
-            // An answer may be there already, and then it is one plan instead of what can be done ahead and the rest.
-            self.take_replies();
         }
         let answered = self.take_replies();
         if acted > 0 || answered || drained == Drained::Budget {

@@ -45,15 +45,8 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Six `{:02x}` cost as much as all the rest that a question about a tap is made of.
-        let digit = |value: u8| char::from_digit(value.into(), 16).map_or(b'?', |digit| digit as u8);
-        let mut text = [b':'; 17];
-        for (place, byte) in text.chunks_mut(3).zip(self.0) {
-            if let [high, low, ..] = place {
-                (*high, *low) = (digit(byte >> 4), digit(byte & 0xf));
-            }
-        }
-        f.pad(std::str::from_utf8(&text).unwrap_or_default())
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

@@ -180,7 +180,6 @@ fn a_walk_without_pairs_shows_the_same_parts() {
     assert_eq!(listed(declared(&named)), "api hook network");
 }
 
-/// It is made another way than the other parts.
 #[test]
 fn the_link_has_all_its_fields() {
     let bench = Bench::new(&[(

@@ -56,7 +56,7 @@ impl Reactor {
     pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
         self.count(&reply);
         self.policy.record(&reply);
-        self.asking().on_reply(reply);
+        self.asking().on_reply(&reply);
     }
 }
 
@@ -188,7 +188,7 @@ impl Asking<'_> {
             .ask(Subject::Network(id.to_string()), Hook::Network, ticket, context);
     }
 
-    pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
+    pub(in crate::daemon) fn on_reply(&mut self, reply: &Reply) {
         match (&reply.key, reply.hook) {
             (Subject::Tap(raw), Hook::Resolve | Hook::Port | Hook::Admit) => {
                 if let Some(index) = Ifindex::new(*raw) {
@@ -205,7 +205,7 @@ impl Asking<'_> {
         }
     }
 
-    fn on_network_reply(&mut self, id: NetworkId, reply: Reply) {
+    fn on_network_reply(&mut self, id: NetworkId, reply: &Reply) {
         let Decision::Network(decided) = &reply.decision else {
             return;
         };
@@ -225,6 +225,9 @@ impl Asking<'_> {
             plugin: step.plugin.as_str().into(),
             reason: format!("hook network: {}", step.error.as_deref().unwrap_or_default()).into(),
         });
+        self.policy
+            .decisions
+            .insert((reply.key.clone(), reply.hook), reply.decision.clone());
         let tags = &decided.verdict.tags;
         let retagged = self.policy.tags.get(&id).unwrap_or(&BTreeMap::new()) != tags;
         let users = self.engine.segment(&id).map(|segment| segment.users.iter());
@@ -244,9 +247,6 @@ impl Asking<'_> {
             ticket: reply.seq,
             verdict: Box::new(verdict),
         };
-        self.policy
-            .decisions
-            .insert((reply.key, reply.hook), reply.decision);
         self.hear(event, now);
         if !taps.is_empty() {
             // Their answers may have been made without the tags.
@@ -255,7 +255,7 @@ impl Asking<'_> {
         }
     }
 
-    fn on_port_reply(&mut self, index: Ifindex, reply: Reply) {
+    fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {
         let current = self
             .policy
             .questions
@@ -268,8 +268,11 @@ impl Asking<'_> {
             let at = self.now.plus(after);
             self.policy.again.insert(Again::Tap(index), at);
         }
-        let next = match &reply.decision {
+        match &reply.decision {
             Decision::Resolve(decided) => {
+                self.policy
+                    .decisions
+                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
                 let resolved = verdict::resolved(self.engine.desired(), &decided.verdict);
                 let network = match resolved {
                     Ok(Some(Resolved::Known(id))) => Some(id),
@@ -285,15 +288,14 @@ impl Asking<'_> {
                         None
                     }
                 };
-                let ignore = decided.verdict.ignore == Some(true);
                 if let Some(question) = self.policy.questions.get_mut(&index) {
-                    question.verdict.ignore = ignore;
+                    question.verdict.ignore = decided.verdict.ignore == Some(true);
                     question.network = network;
                 }
-                if ignore {
-                    Self::conclude
+                if decided.verdict.ignore == Some(true) {
+                    self.conclude(index);
                 } else {
-                    Self::ask_after_resolve
+                    self.ask_after_resolve(index);
                 }
             }
             Decision::Port(decided) => {
@@ -301,9 +303,12 @@ impl Asking<'_> {
                     verdict::add_port(&mut question.verdict, decided);
                     question.by.clone_from(&decided.by);
                 }
+                self.policy
+                    .decisions
+                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
-                Self::ask_after_port
+                self.ask_after_port(index);
             }
             Decision::Admit(decided) => {
                 if let Some(reason) = &decided.verdict.deny
@@ -313,16 +318,10 @@ impl Asking<'_> {
                 }
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
-                Self::conclude
+                self.conclude(index);
             }
-            Decision::Network(_) | Decision::Observe(_) | Decision::Nothing => return,
-        };
-        if matches!(reply.hook, Hook::Resolve | Hook::Port) {
-            self.policy
-                .decisions
-                .insert((reply.key, reply.hook), reply.decision);
+            Decision::Network(_) | Decision::Observe(_) | Decision::Nothing => {}
         }
-        next(self, index);
     }
 
     /// "Not now": denied until it is asked again.

@@ -194,9 +194,6 @@ fn network_facts(network: &Network) -> NetworkFacts {
 
 /// The link that carries the segment off the host; for VXLAN the underlay below the device.
 fn uplink(engine: &Engine, network: &Network) -> Option<Uplink> {
-    if network.segment == Segment::Local {
-        return None;
-    }
     let want = derive_segment(engine.desired(), engine.observed(), network, None).ok()?;
     let index = match want.uplink {
         UplinkWant::None => return None,

@@ -22,7 +22,6 @@ use crate::policy::api::{Context, Decision, Hook, Reply, Request, Subject};
 use crate::policy::tools::recording::Recorder;
 use crate::policy::{Asked, Host, LoadReport};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +52,7 @@ enum Again {
 struct Said {
     hook: Hook,
     plugin: String,
-    verdict: Cow<'static, str>,
+    verdict: String,
 }
 
 #[derive(Default)]

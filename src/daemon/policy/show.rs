@@ -10,7 +10,6 @@ use crate::policy::status::{Health, PluginStatus, UserMetric};
 use crate::policy::{Host, tools};
 use crate::telemetry::metrics::{OwnMetric, OwnValue, PluginSnapshot, PolicySnapshot};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 fn plugin_snapshot(plugin: PluginStatus) -> PluginSnapshot {
@@ -50,9 +49,6 @@ impl Reactor {
             Subject::Tap(raw) => Ifindex::new(raw),
             _ => None,
         };
-        let now = self.now();
-        let state = tap.and_then(|index| self.engine.tap(index));
-        let (cause, name) = state.map_or((0, String::new()), |tap| (tap.cause.0, tap.name.to_string()));
         for step in &reply.steps {
             if step.outcome == Outcome::Skipped {
                 continue;
@@ -68,11 +64,18 @@ impl Reactor {
             self.tell_failure(reply.hook, step, tap);
             if let Some(index) = tap {
                 let verdict = match &step.error {
-                    Some(error) => Cow::Owned(format!("{}: {error}", step.outcome.word())),
-                    None => Cow::Borrowed(step.outcome.word()),
+                    Some(error) => format!("{}: {error}", step.outcome.word()),
+                    None => step.outcome.word().to_owned(),
                 };
+                let now = self.now();
+                let cause = self.engine.tap(index).map_or(0, |t| t.cause.0);
+                let name = self
+                    .engine
+                    .tap(index)
+                    .map(|t| t.name.to_string())
+                    .unwrap_or_default();
                 tracing::debug_span!(target: "policy", "hook", cause, ifindex = index.get(), ifname = name, plugin = %step.plugin,
-                    hook = reply.hook.word(), verdict = &*verdict, elapsed_us = step.elapsed_us)
+                    hook = reply.hook.word(), verdict, elapsed_us = step.elapsed_us)
                 .in_scope(|| {});
                 self.observer.policy_step(
                     now,
@@ -183,7 +186,7 @@ impl Reactor {
             .map(|said| Verdict {
                 plugin: said.plugin.clone(),
                 hook: said.hook.word().to_owned(),
-                verdict: said.verdict.to_string(),
+                verdict: said.verdict.clone(),
             })
             .collect()
     }

@@ -38,7 +38,7 @@ impl Player<'_> {
                     })?;
                 }
             }
-            self.asking(now).on_reply(reply);
+            self.asking(now).on_reply(&reply);
         }
         Ok(any)
     }

@@ -7,9 +7,11 @@
 
 use super::hostlib::{freeze, lua_options};
 use super::runtime::Limit;
-use super::strict::{fields, named, not_declared, strict_meta};
 use crate::policy::api::Hook;
-use crate::policy::api::context::{Context, HostFacts, Link, Network, Part, Uplink};
+use crate::policy::api::context::{
+    AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink,
+};
+use crate::policy::shape::{Shape, Shaped, did_you_mean};
 use mlua::serde::LuaSerdeExt;
 use mlua::{Error, Function, Lua, Result, Table, Value};
 use serde::Serialize;
@@ -18,14 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tables kept for networks and uplinks that many taps share.
 const MAX_SHARED: usize = 128;
-
-/// Makes `ctx.link` from its fields: one call that fills a table of the right size, instead of nine fields set from outside,
-/// each with a look-up of its name.
-const LINK: &str = "local function link(ifindex, name, mac, mtu, kind, alias, operstate, up, master)
-    return { ifindex = ifindex, name = name, mac = mac, mtu = mtu, kind = kind, alias = alias,
-        operstate = operstate, up = up, master = master }
-end
-return link";
 
 /// Makes the arguments of hooks.
 pub struct Giver {
@@ -47,8 +41,6 @@ struct Desk {
     host: Option<(Arc<HostFacts>, Table)>,
     /// Metatables of the parts, by `Part as usize`.
     strict: [Option<Table>; Part::ALL.len()],
-    /// Makes `ctx.link`.
-    link: Option<Function>,
 }
 
 struct Question {
@@ -64,10 +56,7 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 
 impl Giver {
     pub fn new(lua: &Lua, declared: Option<Vec<Part>>) -> Result<Self> {
-        let desk = Arc::new(Mutex::new(Desk {
-            link: Some(lua.load(LINK).set_name("=ctx.link").eval()?),
-            ..Desk::default()
-        }));
+        let desk = Arc::new(Mutex::new(Desk::default()));
         let meta = lua.create_table()?;
         let (shared, known) = (Arc::clone(&desk), declared.clone());
         meta.raw_set(
@@ -195,7 +184,7 @@ impl Desk {
 
     fn value(&mut self, lua: &Lua, part: Part, context: &Context) -> Result<Value> {
         match part {
-            Part::Link => self.link(lua, context.link.as_ref()),
+            Part::Link => self.record(lua, part, context.link.as_ref()),
             Part::Port => self.record(lua, part, context.port.as_ref()),
             Part::Bridge => self.record(lua, part, context.bridge.as_ref()),
             Part::Current => self.record(lua, part, context.current.as_ref()),
@@ -228,49 +217,10 @@ impl Desk {
         Ok(Value::Table(table))
     }
 
-    /// Asked for by most hooks and another one for every tap, so made the quick way.
-    fn link(&mut self, lua: &Lua, link: Option<&Link>) -> Result<Value> {
-        let (Some(link), Some(make)) = (link, &self.link) else {
-            return Ok(Value::Nil);
-        };
-        let Link {
-            ifindex,
-            name,
-            mac,
-            mtu,
-            kind,
-            alias,
-            operstate,
-            up,
-            master,
-        } = link;
-        let (mac, alias) = (mac.as_deref(), alias.as_deref());
-        let (operstate, master) = (operstate.as_deref(), master.as_deref());
-        let table: Table = make.call((
-            *ifindex,
-            name.as_str(),
-            mac,
-            *mtu,
-            kind.as_str(),
-            alias,
-            operstate,
-            *up,
-            master,
-        ))?;
-        self.make_strict(lua, Part::Link, &table)?;
-        table.set_readonly(true);
-        Ok(Value::Table(table))
-    }
-
     fn strict_table<T: Serialize>(&mut self, lua: &Lua, part: Part, value: &T) -> Result<Table> {
         let Value::Table(table) = plain(lua, value)? else {
             return Err(Error::runtime("a part of ctx that is no table"));
         };
-        self.make_strict(lua, part, &table)?;
-        Ok(table)
-    }
-
-    fn make_strict(&mut self, lua: &Lua, part: Part, table: &Table) -> Result<()> {
         let slot = self.strict.get_mut(part as usize);
         let meta = match slot {
             Some(Some(meta)) => Some(meta.clone()),
@@ -283,7 +233,8 @@ impl Desk {
             }
             None => None,
         };
-        table.set_metatable(meta)
+        table.set_metatable(meta)?;
+        Ok(table)
     }
 
     fn frozen<T: Serialize>(&mut self, lua: &Lua, part: Part, value: &T) -> Result<Table> {
@@ -327,6 +278,84 @@ impl Desk {
         };
         Ok(Value::Table(table))
     }
+}
+
+/// The part that `ctx[key]` means.
+fn named(key: &Value) -> Result<Part> {
+    let text = match key {
+        Value::String(text) => text.to_string_lossy(),
+        other => other.type_name().to_owned(),
+    };
+    Part::from_word(&text).ok_or_else(|| {
+        let names = Part::ALL.iter().map(|part| part.word());
+        Error::runtime(format!(
+            "ctx.{text}: there is no such field{}",
+            hint(&text, names)
+        ))
+    })
+}
+
+fn not_declared(part: Part) -> Error {
+    let word = part.word();
+    Error::runtime(format!(
+        "ctx.{word}: `reads` does not list it; write `reads = {{ ..., \"{word}\" }}`"
+    ))
+}
+
+/// "did you mean", or what there is.
+fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    let close = did_you_mean(word, names.clone());
+    if close.is_empty() {
+        format!(", known are: {}", names.collect::<Vec<_>>().join(", "))
+    } else {
+        close
+    }
+}
+
+/// Names of the fields of a part, where it is a record.
+fn fields(part: Part) -> Option<Vec<&'static str>> {
+    let shape = match part {
+        Part::Link => Link::shape(),
+        Part::Port => Port::shape(),
+        Part::Network => Network::shape(),
+        Part::Uplink => Uplink::shape(),
+        Part::Bridge => Bridge::shape(),
+        Part::Current => Current::shape(),
+        Part::Host => HostFacts::shape(),
+        Part::Plan => Plan::shape(),
+        Part::Result => AttachResult::shape(),
+        Part::Lease => Lease::shape(),
+        Part::Tags | Part::Diff | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
+    };
+    match shape {
+        Shape::Record(_, fields) => Some(fields.into_iter().map(|field| field.name).collect()),
+        _ => None,
+    }
+}
+
+/// A field that is absent reads as nil, one that does not exist is a mistake.
+fn strict_meta(lua: &Lua, part: Part, names: Vec<&'static str>) -> Result<Table> {
+    let meta = lua.create_table()?;
+    meta.raw_set(
+        "__index",
+        lua.create_function(move |_, (_, key): (Value, Value)| {
+            let text = match &key {
+                Value::String(text) => text.to_string_lossy(),
+                other => other.type_name().to_owned(),
+            };
+            if names.contains(&text.as_str()) {
+                return Ok(Value::Nil);
+            }
+            Err(Error::runtime(format!(
+                "ctx.{}.{text}: there is no such field{}",
+                part.word(),
+                hint(&text, names.iter().copied())
+            )))
+        })?,
+    )?;
+    meta.raw_set("__metatable", false)?;
+    meta.set_readonly(true);
+    Ok(meta)
 }
 
 fn plain<T: Serialize>(lua: &Lua, part: &T) -> Result<Value> {

@@ -13,5 +13,4 @@ pub mod runtime;
 pub mod sandbox;
 pub mod source;
 pub mod store;
-mod strict;
 pub mod when;
