@@ -98,7 +98,7 @@ fn an_error_denies_a_new_tap_with_the_place_and_keeps_the_last_answer_of_a_known
     let reply = ask(&mut host, request(Hook::Port, 1, broken.clone()));
     let reason = decision(&reply)["deny"].as_str().unwrap().to_owned();
     assert!(
-        reason.starts_with("plugin a, hook port: ") && reason.contains("a.lua:3: attempt to perform"),
+        reason.starts_with("hook port: ") && reason.contains("a.lua:3: attempt to perform"),
         "{reason}"
     );
     assert_eq!(reply.steps[0].outcome, Outcome::Error);

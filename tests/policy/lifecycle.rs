@@ -120,7 +120,7 @@ fn a_failing_admit_hook_is_a_veto() {
         decision(&reply)["deny"]
             .as_str()
             .unwrap()
-            .starts_with("plugin a, hook admit: ")
+            .starts_with("hook admit: ")
     );
 }
 

@@ -163,6 +163,67 @@ fn mistakes() -> Vec<(&'static str, String, Told)> {
             Call("a.lua:4: host.config.headrom: the schema has no such option, did you mean `headroom`?"),
         ),
         (
+            "a copy of ctx",
+            hook("    local copy = table.clone(ctx)\n    return { mtu = copy.link.mtu }"),
+            Call(
+                "a.lua:4: ctx and its parts can't be cloned; take what you need of them, `local link = ctx.link`",
+            ),
+        ),
+        (
+            "a copy of a part of ctx",
+            hook("    return { mtu = table.clone(ctx.link).mtu }"),
+            Call(
+                "a.lua:4: ctx and its parts can't be cloned; take what you need of them, `local link = ctx.link`",
+            ),
+        ),
+        (
+            "a misspelt name beside the parts",
+            hook("    if ctx.hok == \"port\" then return nil end"),
+            Call("a.lua:4: ctx.hok: there is no such field, did you mean `hook`?"),
+        ),
+        (
+            "a table raised",
+            hook("    error({ code = 5 })"),
+            Call("a.lua:4: it raised a table, which says nothing; raise a text, error(\"...\")"),
+        ),
+        (
+            "nothing raised",
+            hook("    error()"),
+            Call("a.lua:4: it raised nil, which says nothing; raise a text, error(\"...\")"),
+        ),
+        (
+            "an endless loop",
+            hook("    local n = 0\n    while n < 1 do end"),
+            Call("a.lua:5: stopped after 20 ms of CPU time"),
+        ),
+        (
+            "an endless loop in a function of a library",
+            hook("    local text = (\"a\"):rep(40)\n    return text:find((\"a*\"):rep(30) .. \"b\")"),
+            Call("a.lua:5: stopped after 20 ms of CPU time"),
+        ),
+        (
+            "a number returned",
+            hook("    return 1400"),
+            Call("a.lua:3: the hook returned a number; it must return a table of what it wants, or nil"),
+        ),
+        (
+            "an endless loop in the file",
+            file("local n = 0\nwhile n < 1 do end\nreturn { api = 1 }"),
+            Load("a.lua:2: stopped while loading: its CPU time is used up"),
+        ),
+        (
+            "a misspelt field in `overrides`",
+            hook("    return nil").replace("api = 1", "api = 1, overrides = { \"port.lerning\" }"),
+            Load(
+                "a.lua:2: overrides[1]: no hook returns a field `port.lerning`, did you mean `port.learning`?",
+            ),
+        ),
+        (
+            "a misspelt field of the file's table",
+            hook("    return nil").replace("  api = 1", "  api = 1, oneror = \"skip\""),
+            Load("a.lua:2: unknown field `oneror`, did you mean `on_error`?"),
+        ),
+        (
             "a misspelt hook",
             hook("    return nil").replace("port =", "prot ="),
             Load("a.lua:3: there is no hook `prot`, did you mean `port`?"),

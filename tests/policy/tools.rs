@@ -214,6 +214,27 @@ fn the_readmes_example_is_short_and_does_what_it_says() {
     assert_eq!(decision(&ask_port(&mut host, "tap2", "blue")), json!({}));
 }
 
+/// Whatever came after the first release of API 1 has a word, so that a plugin can ask for it.
+#[test]
+fn host_features_has_a_word_for_every_addition() {
+    let words = tapwire::policy::plugin::hostlib::FEATURES;
+    for word in [
+        "fdb.kind", "lease", "map", "metric", "neigh", "reads", "state", "tags", "tick", "vlans",
+    ] {
+        assert!(words.contains(&word), "{word}");
+    }
+    let body = "for _, word in { 'metric', 'lease', 'vlans' } do assert(host.features[word], word) end\n\
+                return { mtu = host.features.teleport == nil and 1400 or 1 }";
+    let bench = Bench::new(&[("a.lua", &port(body))]);
+    let mut host = bench.host();
+    let reply = ask(&mut host, request(Hook::Port, 1, context("tap1", 1, "blue")));
+    assert_eq!(decision(&reply)["mtu"], 1400, "{reply:?}");
+    let readme = std::fs::read_to_string(shipped().join("README.md")).unwrap();
+    for word in words {
+        assert!(readme.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
 #[test]
 fn every_field_and_hook_is_in_the_readme() {
     let readme = std::fs::read_to_string(shipped().join("README.md")).unwrap();

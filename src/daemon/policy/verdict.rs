@@ -46,9 +46,14 @@ pub fn denial(reason: &str, hook: Hook, by: &BTreeMap<String, String>) -> Denial
     let origin = by.get("deny").map_or("", String::as_str);
     // "plugin file:line"
     let (plugin, place) = origin.split_once(' ').unwrap_or((origin, "no place"));
+    // What stands in for a failed answer tells hook and place itself.
+    let failed = reason.starts_with(&format!("hook {}: ", hook.word()));
     Denial {
         plugin: plugin.into(),
-        reason: format!("{reason} (hook {}, {place})", hook.word()).into(),
+        reason: match failed {
+            true => reason.into(),
+            false => format!("{reason} (hook {}, {place})", hook.word()).into(),
+        },
     }
 }
 

@@ -287,7 +287,9 @@ fn named(key: &Value) -> Result<Part> {
         other => other.type_name().to_owned(),
     };
     Part::from_word(&text).ok_or_else(|| {
-        let names = Part::ALL.iter().map(|part| part.word());
+        let names = ["api", "hook"]
+            .into_iter()
+            .chain(Part::ALL.iter().map(|part| part.word()));
         Error::runtime(format!(
             "ctx.{text}: there is no such field{}",
             hint(&text, names)

@@ -16,6 +16,20 @@ pub fn explained(message: &str, line: Option<&str>) -> String {
             "{message}; ctx, host and the libraries can't be written, a hook says what it wants by what it returns"
         );
     }
+    if message.starts_with("invalid argument #1 to 'clone' (table has a protected metatable") {
+        return "ctx and its parts can't be cloned; take what you need of them, `local link = ctx.link`"
+            .to_owned();
+    }
+    if let Some(kind) = ["table: 0x", "function: 0x", "userdata: 0x", "thread: 0x"]
+        .into_iter()
+        .find(|kind| message.starts_with(kind))
+    {
+        let kind = kind.trim_end_matches(": 0x");
+        return format!("it raised a {kind}, which says nothing; raise a text, error(\"...\")");
+    }
+    if message == "nil" {
+        return "it raised nil, which says nothing; raise a text, error(\"...\")".to_owned();
+    }
     if message.starts_with("Expected ") && message.contains("got '") && !message.contains("to close") {
         let closers = ["','", "'}'", "')'", "'<eof>'", "'end'", "'return'"];
         if closers.iter().any(|c| message.contains(&format!("got {c}"))) {

@@ -103,7 +103,9 @@ pub fn freeze(table: &Table) -> Result<()> {
 }
 
 /// Names that `host.features` has, for scripts that run on more than one release.
-pub const FEATURES: &[&str] = &["fdb.kind", "neigh", "reads", "tags", "tick", "state", "map"];
+pub const FEATURES: &[&str] = &[
+    "fdb.kind", "neigh", "reads", "tags", "tick", "state", "map", "metric", "lease", "vlans",
+];
 
 /// Builds `host`. `config` is filled later, when the file's own `schema` is known.
 pub fn build(lua: &Lua, effects: &SharedEffects, maps: &BTreeMap<String, Arc<Json>>) -> Result<Table> {

@@ -78,7 +78,8 @@ pub fn load(
     };
     let raised = |error: mlua::Error| {
         if kill.is_killed() {
-            return problem(None, "stopped while loading: its CPU time is used up".into());
+            let place = Fault::from_lua(&error).place;
+            return problem(place, "stopped while loading: its CPU time is used up".into());
         }
         let fault = Fault::from_lua(&error);
         let line = fault.place.as_deref().and_then(|place| source.line(place));
@@ -95,7 +96,10 @@ pub fn load(
         (main, returned)
     };
     let Value::Table(table) = returned else {
-        let found = returned.type_name();
+        let found = match returned.type_name() {
+            "integer" => "number",
+            other => other,
+        };
         return Err(problem(
             None,
             format!(
@@ -134,7 +138,7 @@ pub fn load(
     }
     let words: Vec<Hook> = hooks.iter().map(|(hook, _)| *hook).collect();
     let manifest =
-        Manifest::read(data, &words).map_err(|e| problem(place_of(source, &e.path), e.to_string()))?;
+        Manifest::read(data, &words).map_err(|e| problem(place_of(source, e.origin()), e.to_string()))?;
     let name = manifest.name.clone().unwrap_or_else(|| source.stem.clone());
     check_name(&name).map_err(|e| problem(None, format!("name of the file: {e}")))?;
     let configured = around
@@ -223,13 +227,18 @@ fn split(table: &Table) -> Result<(Vec<(String, Function)>, Json), String> {
     Ok((functions, Json::Object(data)))
 }
 
-/// The line that mentions the first word of a manifest path, for messages.
+/// The line where the first word of a manifest path is set, for messages.
 fn place_of(source: &Source, path: &str) -> Option<String> {
     let word = path.split(['.', '[']).next().filter(|w| !w.is_empty())?;
-    let line = source
-        .text
-        .lines()
-        .position(|line| line.trim_start().starts_with(word))?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let sets = |line: &str| {
+        line.match_indices(word).any(|(at, _)| {
+            let (before, after) = (line.get(..at), line.get(at + word.len()..));
+            !before.is_some_and(|text| text.ends_with(|c: char| is_word(c) || c == '.'))
+                && after.is_some_and(|text| text.trim_start().starts_with('='))
+        })
+    };
+    let line = source.text.lines().position(sets)?;
     Some(format!("{}:{}", source.shown, line + 1))
 }
 

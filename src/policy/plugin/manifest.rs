@@ -3,8 +3,11 @@
 use super::options::OptionSpec;
 use super::when::When;
 use crate::policy::api::context::Part;
+use crate::policy::api::decision::{NetworkVerdict, PortVerdict};
 use crate::policy::api::{API, API_MIN, Hook};
-use crate::policy::shape::{Decode, Misshapen, Whole, decoded_record, words};
+use crate::policy::shape::{
+    Decode, Field, Misshapen, Shape, Shaped, Whole, decoded_record, did_you_mean, words,
+};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,6 +63,9 @@ impl Manifest {
         if let Some(name) = &manifest.name {
             check_name(name).map_err(|e| e.inside("name"))?;
         }
+        for (number, field) in (1..).zip(&manifest.overrides) {
+            check_field(field).map_err(|e| e.inside(format_args!("overrides[{number}]")))?;
+        }
         let every = manifest.every()?;
         match (every, hooks.contains(&Hook::Tick)) {
             (None, true) => Err(
@@ -92,6 +98,35 @@ impl Manifest {
         }
         Ok(Some(Duration::from_secs(seconds)))
     }
+}
+
+/// A field of a verdict that plugins may disagree about: "mtu", "port", "port.learning", "tags.rack".
+fn check_field(text: &str) -> Result<(), Misshapen> {
+    let path = text.split('[').next().unwrap_or_default();
+    let mut known = Vec::new();
+    for verdict in [PortVerdict::shape(), NetworkVerdict::shape()] {
+        if let Shape::Record(_, fields) = verdict {
+            fields.iter().for_each(|field| add_paths("", field, &mut known));
+        }
+    }
+    let within = |name: &String| {
+        path.strip_prefix(name.as_str())
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    let is_map = |name: &&String| name.as_str() == "tags";
+    if known.iter().any(|name| name == path) || known.iter().filter(is_map).any(within) {
+        return Ok(());
+    }
+    let hint = did_you_mean(path, known.iter().map(String::as_str));
+    Err(Misshapen::new(format!("no hook returns a field `{text}`{hint}")))
+}
+
+fn add_paths(path: &str, field: &Field, out: &mut Vec<String>) {
+    let path = crate::policy::merge::join(path, field.name);
+    if let Shape::Record(_, fields) = &field.shape {
+        fields.iter().for_each(|field| add_paths(&path, field, out));
+    }
+    out.push(path);
 }
 
 /// Names appear in configuration keys, metrics and file names.

@@ -228,10 +228,12 @@ impl Runtime {
             Fault::new(Outcome::Invalid, Some(place), e.to_string())
         };
         if !returned.is_table() {
-            let problem = format!(
-                "the hook returned a {}; it must return a table of what it wants, or nil",
-                returned.type_name()
-            );
+            let kind = match returned.type_name() {
+                "integer" => "number",
+                other => other,
+            };
+            let problem =
+                format!("the hook returned a {kind}; it must return a table of what it wants, or nil");
             return Err(invalid(Misshapen::new(problem)));
         }
         let value = lift(&returned, Bounds::RESULT).map_err(invalid)?;

@@ -43,6 +43,24 @@ impl KillSwitch {
 
 /// Raised by the interrupt; shown when a script prints it.
 const STOPPED: &str = "stopped: the CPU time of this call is used up";
+/// How far up the stack a line of a script is looked for.
+const STOPPED_DEPTH: usize = 8;
+
+/// [`STOPPED`] with the line of the script that ran.
+fn stopped_at(lua: &Lua) -> String {
+    let line = |level| {
+        lua.inspect_stack(level, |frame| {
+            let source = frame.source();
+            let file = source.source.as_deref()?.strip_prefix('@')?.to_owned();
+            Some(format!("{file}:{}", frame.current_line()?))
+        })
+    };
+    match (0..STOPPED_DEPTH).map_while(line).flatten().next() {
+        Some(place) => format!("{place}: {STOPPED}"),
+        None => STOPPED.to_owned(),
+    }
+}
+
 /// What one `table.move` may copy.
 const MAX_MOVE: f64 = 65_536.0;
 
@@ -57,9 +75,9 @@ impl Sandbox {
         let libraries =
             StdLib::COROUTINE | StdLib::TABLE | StdLib::STRING | StdLib::UTF8 | StdLib::BIT | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
-        lua.set_interrupt(move |_| {
+        lua.set_interrupt(move |lua| {
             if kill.is_killed() {
-                Err(Error::runtime(STOPPED))
+                Err(Error::runtime(stopped_at(lua)))
             } else {
                 Ok(VmState::Continue)
             }

@@ -243,7 +243,7 @@ impl Lane {
             }
             (Hook::Network | Hook::Port, None) if on_error == OnError::Skip => (Fallback::Skip, None),
             (Hook::Resolve | Hook::Network | Hook::Port | Hook::Admit, _) => {
-                let reason = format!("plugin {}, hook {hook}: {fault}", self.plugin.name);
+                let reason = format!("hook {hook}: {fault}");
                 (Fallback::Deny, closed_verdict(hook, reason).map(Arc::new))
             }
             _ => (Fallback::Skip, None),

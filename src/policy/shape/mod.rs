@@ -73,6 +73,15 @@ impl Misshapen {
         }
     }
 
+    /// Where in the source to look: the path, or the unknown field at the top.
+    pub fn origin(&self) -> &str {
+        if self.path.is_empty() {
+            self.field()
+        } else {
+            &self.path
+        }
+    }
+
     /// The same problem, seen from one level further out.
     #[must_use]
     pub fn inside(mut self, key: impl fmt::Display) -> Self {

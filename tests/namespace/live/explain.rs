@@ -221,7 +221,7 @@ fn the_last_line_names_the_true_cause_of_failures_that_are_really_there() {
             (
                 "tap-blue-broken",
                 format!(
-                    "denied by plugin broken: plugin broken, hook port: {broken} (hook port, {folder}/broken.lua:6); \
+                    "denied by plugin broken: hook port: {broken}; \
                      the plugin, its input or its on_error decides otherwise"
                 ),
             ),
