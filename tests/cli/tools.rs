@@ -227,11 +227,35 @@ fn eval_takes_a_context_or_a_recorded_line_and_names_the_origin_of_every_field()
     let decision: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(decision["decision"]["mtu"], 1400);
     site.write("wrong.json", r#"{"lnk": {}}"#);
+    let output = site.run(&["policy", "eval", "--ctx", "wrong.json"]);
+    assert!(
+        text(&output.stderr).contains("wrong.json: unknown field `lnk`, did you mean `link`?"),
+        "{}",
+        text(&output.stderr)
+    );
+    site.write("list.json", "[]");
+    assert_exit(&site.run(&["policy", "eval", "--ctx", "list.json"]), 2);
+    let usage = text(&site.run(&["policy", "eval"]).stderr);
+    assert!(usage.contains("--tap") && usage.contains("--ctx"), "{usage}");
     for file in ["wrong.json", "none.json", "tapwire.toml"] {
         let output = site.run(&["policy", "eval", "--ctx", file]);
         assert_exit(&output, 2);
         assert!(text(&output.stderr).contains(file));
     }
+}
+
+#[test]
+fn eval_shows_what_the_plugins_log() {
+    let chatty = "return { api = 1, port = function(ctx)\n  print('hello', ctx.link.mtu)\n  host.log.debug('kept', { n = 1 })\nend }\n";
+    let site = Site::new("", &[("mtu.lua", chatty)]);
+    site.write("context.json", r#"{"link": {"name": "tap1", "mtu": 1500}}"#);
+    let output = site.run(&["policy", "eval", "--ctx", "context.json"]);
+    assert_exit(&output, 0);
+    let log = text(&output.stderr);
+    for part in ["mtu.lua:2", "hello 1500", "mtu.lua:3", "kept"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(text(&output.stdout), "no opinion\n");
 }
 
 /// One line as the daemon streams it.

@@ -58,6 +58,72 @@ fn a_hook_that_answers_differently_when_asked_twice_fails() {
 }
 
 #[test]
+fn a_hook_that_counts_its_calls_fails() {
+    let counts = "local n = 0 return { api = 1, port = function() n = n + 1 return { mtu = 1400 + n } end }";
+    let case = "t.case{ plugin='a', hook='port', ctx=t.tap(), want={ mtu = 1401 } }";
+    let report = test_one(counts, case);
+    assert!(
+        report.contains(
+            "not deterministic: asked twice, it answered differently\n       mtu: want 1401, got 1402"
+        ),
+        "{report}"
+    );
+    let chain = case.replace("plugin='a', hook='port'", "chain='port'");
+    assert!(test_one(counts, &chain).contains("not deterministic"));
+    // What it keeps in `host.state` on purpose, and what it only works out once, is none of that.
+    let keeps = "local n\nreturn { api = 1, port = function()\n\
+                 n = n or 1401\nhost.state.set('n', (host.state.get('n') or n - 1) + 1)\n\
+                 return { mtu = host.state.get('n') }\nend }";
+    assert!(
+        test_one(keeps, case).starts_with("0 "),
+        "{}",
+        test_one(keeps, case)
+    );
+}
+
+#[test]
+fn a_case_for_a_hook_that_is_not_there_fails() {
+    let report = test_one(
+        &port("return nil"),
+        "t.case{ plugin='a', hook='drift', ctx=t.tap(), want=t.none }",
+    );
+    assert!(
+        report.starts_with("1 ") && report.contains("a has no hook `drift`; it has port"),
+        "{report}"
+    );
+    let report = test_one(
+        &port("return nil"),
+        "t.case{ chain='network', ctx=t.tap(), want=t.none }",
+    );
+    assert!(
+        report.contains("no plugin beside the test has a hook `network`") || report.contains("a has no hook"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_misspelt_context_or_helper_is_told_what_was_meant() {
+    let told = |case: &str| test_one(&port("return nil"), case);
+    let report = told("t.case{ plugin='a', hook='port', ctx=t.tap{ nmae = 'x' }, want=t.none }");
+    assert!(
+        report.contains("ctx: unknown field `nmae`, did you mean `name`?"),
+        "{report}"
+    );
+    let report = told(
+        "t.case{ plugin='a', hook='port', ctx=t.tap{ network = t.vxlan{ segmentation = 5 } }, want=t.none }",
+    );
+    assert!(
+        report.contains("ctx: unknown field `segmentation`, did you mean `segmentation_id`?"),
+        "{report}"
+    );
+    let report = told("t.case{ plugin='a', hook='port', ctx=t.tap{ network = t.vxln() }, want=t.none }");
+    assert!(
+        report.contains("a_test.lua:2: t.vxln: there is no such thing, did you mean `vxlan`?"),
+        "{report}"
+    );
+}
+
+#[test]
 fn a_test_file_with_a_mistake_is_named_with_its_line() {
     let report = test_one(&port("return { mtu = 1400 }"), "t.case{ plugin='a', hok='port' }");
     assert!(

@@ -1,6 +1,7 @@
 //! The plugin tools that need neither a daemon nor privileges: each is one call into `policy::tools`, whose report is
 //! printed and whose code becomes the exit code.
 
+use crate::cli::LogFormat;
 use crate::cli::check::load_config;
 use crate::cli::context::Context;
 use crate::cli::failure::{Exit, Failure};
@@ -9,11 +10,12 @@ use crate::config::PolicySettings;
 use crate::policy::api;
 use crate::policy::plugin::sandbox::Coverage;
 use crate::policy::tools::{self, Report};
-use serde::Deserialize;
+use crate::telemetry::log::{self, Form};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use tracing_subscriber::filter::Targets;
 
 /// `paths` empty: the plugins of the configuration.
 pub fn check(context: &mut Context, paths: &[PathBuf]) -> Result<(), Failure> {
@@ -53,12 +55,20 @@ pub fn eval(context: &mut Context, tap: Option<&str>, file: &Path) -> Result<(),
         tap.clone_into(&mut link.name);
         asked.link = Some(link);
     }
+    let _log = show_script_log(context)?;
     let evaluation = tools::eval(&config, asked.hook, asked);
     if context.global.json {
         context.print(&evaluation.json, |_, _| Ok(()))?;
         return ended(&evaluation.report);
     }
     finish(context, &evaluation.report)
+}
+
+/// What the plugins log goes to stderr, all levels: who tries a plugin wants to see it.
+fn show_script_log(context: &Context) -> Result<log::Guard, Failure> {
+    let json = context.global.log_format == LogFormat::Json;
+    let levels = Targets::new().with_target("policy", tracing::Level::TRACE);
+    log::init(Form::detect(json), levels).map_err(|error| Failure::from_error(Exit::Failed, &error))
 }
 
 /// `paths` empty: the plugins of the configuration.
@@ -104,25 +114,22 @@ fn configured(context: &mut Context) -> Result<PolicySettings, Failure> {
     Ok(settings)
 }
 
-/// What a context file may be: a line that `policy record` wrote, or the context alone.
-#[derive(Deserialize)]
-struct Recorded {
-    hook: api::Hook,
-    context: api::Context,
-}
-
 fn read_context(file: &Path) -> Result<api::Context, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| cannot_read(file, &e))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| {
         Failure::usage(format!("{}: {e}", file.display()))
             .hint("one JSON object; `tapwire policy replay` takes a whole recording")
     })?;
-    let context = if value.get("context").is_some() {
-        serde_json::from_value(value).map(|Recorded { hook, context }| api::Context { hook, ..context })
-    } else {
-        serde_json::from_value(value)
+    // A line that `policy record` wrote, or the context alone.
+    let hook = value.get("hook").cloned();
+    let context = match value.get("context").cloned() {
+        Some(Value::Object(mut context)) => {
+            context.extend(hook.map(|hook| ("hook".to_owned(), hook)));
+            Value::Object(context)
+        }
+        _ => value,
     };
-    context.map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
+    api::Context::read(context, &[]).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
 }
 
 fn cannot_read(file: &Path, error: &io::Error) -> Failure {

@@ -40,12 +40,13 @@ enum Command {
         coverage: bool,
     },
     /// Show what the plugins decide for one tap, and which plugin decided it
+    #[command(group = clap::ArgGroup::new("subject").args(["tap", "ctx"]).required(true).multiple(true))]
     Eval {
         /// A live tap (the daemon is asked), or with --ctx the name to put into the context
         #[arg(long)]
         tap: Option<String>,
         /// A context as JSON, or one line of what `policy record` wrote; no daemon is asked
-        #[arg(long, value_name = "FILE", required_unless_present = "tap")]
+        #[arg(long, value_name = "FILE")]
         ctx: Option<PathBuf>,
     },
     /// Write what the daemon asks its plugins and what they decide, one JSON object per line

@@ -1,7 +1,7 @@
 //! What a hook is given: `ctx`, a read-only table. Fields are only ever added within one API version.
 
 use crate::policy::api::Hook;
-use crate::policy::shape::{Shaped, record, words};
+use crate::policy::shape::{Shaped, did_you_mean, record, words};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +39,33 @@ pub struct Context {
     pub result: Option<AttachResult>,
     pub lease: Option<Lease>,
     pub diff: Vec<Difference>,
+}
+
+impl Context {
+    /// From JSON, as files and tests have it. `also`: names that may stand beside the parts, for hints.
+    pub fn read(value: serde_json::Value, also: &[&str]) -> Result<Self, String> {
+        if !value.is_object() {
+            return Err(
+                "a context is an object with the parts of ctx: {\"hook\": \"port\", \"link\": {...}}"
+                    .to_owned(),
+            );
+        }
+        serde_json::from_value(value).map_err(|error| with_hint(&error.to_string(), also))
+    }
+}
+
+/// serde's "unknown field `nme`, expected one of `name`, ..." with what was meant, if that can be told.
+fn with_hint(message: &str, also: &[&str]) -> String {
+    let Some((problem, list)) = message.split_once(", expected one of ") else {
+        return message.to_owned();
+    };
+    let word = problem.split('`').nth(1).unwrap_or_default();
+    let known: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    let problem = problem.replace("unknown variant", "unknown word");
+    match did_you_mean(word, known.iter().chain(also).copied()) {
+        hint if hint.is_empty() => format!("{problem}, known are: {}", known.join(", ")),
+        hint => format!("{problem}{hint}"),
+    }
 }
 
 impl Default for Context {

@@ -3,7 +3,7 @@
 pub mod fault;
 mod given;
 pub mod hint;
-mod hostcall;
+pub(crate) mod hostcall;
 pub mod hostlib;
 pub mod load;
 pub mod manifest;

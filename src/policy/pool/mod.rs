@@ -196,6 +196,12 @@ impl Pool {
         self.shared.watch.is_asleep()
     }
 
+    /// Every worker waits for a question: what was asked is answered, logged and saved.
+    pub fn is_at_rest(&self) -> bool {
+        let state = self.shared.lock();
+        state.idle == state.workers && state.ready.is_empty()
+    }
+
     /// Lines run so far, of plugins that are loaded with `Coverage::Lines` and not busy.
     pub fn coverage(&self) -> Lines {
         let mut lines = Lines::default();

@@ -338,10 +338,11 @@ impl Watched for Arc<Shared> {
 
 fn write_line(plugin: &str, ifname: &str, line: &Line) {
     use tracing::Level;
+    let fields = Some(line.fields.as_str()).filter(|fields| !fields.is_empty());
     macro_rules! write_at {
         ($($level:ident => $macro:ident),*) => {
             match line.level {
-                $( Level::$level => tracing::$macro!(target: "policy", plugin, place = line.place, ifname, message = %line.message, fields = line.fields, "plugin says"), )*
+                $( Level::$level => tracing::$macro!(target: "policy", plugin, place = line.place, ifname, message = %line.message, fields, "plugin says"), )*
             }
         };
     }

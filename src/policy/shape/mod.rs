@@ -200,6 +200,11 @@ macro_rules! record {
             $( $(#[doc = $fdoc])* pub $field: $ty, )*
         }
 
+        impl $name {
+            /// The fields' names, for error messages.
+            pub const FIELDS: &'static [&'static str] = &[$( $crate::policy::shape::plain(stringify!($field)) ),*];
+        }
+
         impl $crate::policy::shape::Shaped for $name {
             fn shape() -> $crate::policy::shape::Shape {
                 $crate::policy::shape::Shape::Record(stringify!($name), vec![
@@ -226,11 +231,6 @@ macro_rules! decoded_record {
         $crate::policy::shape::record! {
             $(#[doc = $doc])*
             pub struct $name { $( $(#[doc = $fdoc])* pub $field: $ty, )* }
-        }
-
-        impl $name {
-            /// The fields' names, for error messages.
-            pub const FIELDS: &'static [&'static str] = &[$( $crate::policy::shape::plain(stringify!($field)) ),*];
         }
 
         impl $crate::policy::shape::Decode for $name {

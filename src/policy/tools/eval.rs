@@ -49,7 +49,9 @@ pub fn eval(config: &PolicySettings, hook: Hook, context: Context) -> Evaluation
         hook,
         context,
     };
-    match bench.ask(request) {
+    let reply = bench.ask(request);
+    bench.settle();
+    match reply {
         Some(reply) => Evaluation {
             report: {
                 let mut report = describe(&reply);

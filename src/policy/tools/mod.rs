@@ -20,7 +20,7 @@ use super::pool::{Pool, Sink};
 use serde::Serialize;
 use std::fmt;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a tool found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -82,5 +82,12 @@ impl Bench {
         self.pool
             .ask(request)
             .or_else(|| self.replies.recv_timeout(PATIENCE).ok())
+    }
+    /// Until the plugins' log lines are written, which comes after the answer.
+    pub fn settle(&self) {
+        let started = Instant::now();
+        while !self.pool.is_at_rest() && started.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::policy::guard;
 use crate::policy::lift::{Bounds, lift};
 use crate::policy::plugin::fault::Fault;
+use crate::policy::plugin::hostcall;
 use crate::policy::plugin::runtime::Limit;
 use crate::policy::plugin::sandbox::{Coverage, KillSwitch, Sandbox, compile};
 use crate::policy::plugin::source::Source;
@@ -103,6 +104,7 @@ fn execute(source: &Source, kill: &Arc<KillSwitch>, cases: &Arc<Mutex<Vec<Case>>
             Ok(())
         })?,
     )?;
+    hostcall::close(&lua, &library, "t")?;
     environment.raw_set(
         "require",
         lua.create_function(move |_, name: String| match name.as_str() {

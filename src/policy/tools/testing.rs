@@ -1,22 +1,23 @@
 //! `tapwire policy test`: the plugins' own tests, `NAME_test.lua` beside `NAME.lua`.
 //!
-//! Every case runs in the daemon's sandbox with the daemon's limits, twice on a fresh state: a hook that answers the
-//! same question differently fails.
+//! Every case runs in the daemon's sandbox with the daemon's limits, twice: on a fresh state, and on one that was asked
+//! the same before. A hook that answers the same question differently fails.
 
 use super::coverage::Lines;
 use super::diff::{MATCH, diff};
 use super::suite::{Case, collect, without_empty};
 use super::{Bench, Report};
+use crate::policy::api::context::Link;
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Context, Hook, Outcome, Reply, Request, Subject};
 use crate::policy::generation::Member;
-use crate::policy::guard::load_plugin;
+use crate::policy::guard::{self, load_plugin};
 use crate::policy::plugin::load::Surroundings;
 use crate::policy::plugin::sandbox::Coverage;
 use crate::policy::plugin::source::{Source, is_test, lua_files};
 use crate::policy::plugin::store::Store;
 use crate::policy::without_nulls;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,7 +137,7 @@ fn run_case(case: &Case, beside: &Path, coverage: Coverage, lines: &mut Lines) -
     };
     let mut answers = Vec::new();
     for seq in 1..=2 {
-        let members = match members(beside, only, &around) {
+        let mut members = match members(beside, only, &around) {
             Ok(members) => members,
             // A refused configuration can be what the case is about.
             Err(problems) if spec.want_error.is_some() => {
@@ -144,6 +145,15 @@ fn run_case(case: &Case, beside: &Path, coverage: Coverage, lines: &mut Lines) -
             }
             Err(problems) => return Err(problems),
         };
+        if !members.iter().any(|member| member.plugin.hooks.contains(&hook)) {
+            return Err(one(without_hook(&members, hook)));
+        }
+        if seq == 2 {
+            members = members
+                .into_iter()
+                .map(|member| asked_before(member, hook, &context))
+                .collect::<Result<_, _>>()?;
+        }
         let bench = Bench::start(members, around.clone());
         let key = Subject::Tap(context.link.as_ref().map_or(0, |l| l.ifindex));
         let request = Request {
@@ -170,6 +180,51 @@ fn run_case(case: &Case, beside: &Path, coverage: Coverage, lines: &mut Lines) -
     compare(case, hook, first)
 }
 
+fn without_hook(members: &[Member], hook: Hook) -> String {
+    match members {
+        [only] => {
+            let hooks: Vec<_> = only.plugin.hooks.iter().map(|hook| hook.word()).collect();
+            let has = if hooks.is_empty() {
+                "none".to_owned()
+            } else {
+                hooks.join(", ")
+            };
+            format!("{} has no hook `{hook}`; it has {has}", only.plugin.name)
+        }
+        _ => format!("no plugin beside the test has a hook `{hook}`"),
+    }
+}
+
+/// Asks the question once, for what the script keeps in its own variables; the answer and `host.state` are dropped.
+fn asked_before(member: Member, hook: Hook, context: &Context) -> Result<Member, Vec<String>> {
+    let Member {
+        plugin,
+        mut runtime,
+        store,
+        migrated,
+    } = member;
+    let concerned = plugin
+        .manifest
+        .when
+        .as_ref()
+        .is_none_or(|when| when.matches(context));
+    if concerned {
+        let (kill, deadline) = (runtime.kill_switch(), runtime.limits().deadline);
+        let context = Arc::new(context.clone());
+        runtime = guard::run(&kill, deadline, move || {
+            runtime.ask(hook, &context, &context.tags, &Map::new(), guard::LOAD_CALL);
+            runtime
+        })
+        .map_err(|e| one(e.to_string()))?;
+    }
+    Ok(Member {
+        plugin,
+        runtime,
+        store,
+        migrated,
+    })
+}
+
 fn compare(case: &Case, hook: Hook, got: Result<Json, String>) -> Result<(), Vec<String>> {
     let spec = &case.spec;
     match (got, &spec.want, &spec.want_error) {
@@ -178,6 +233,9 @@ fn compare(case: &Case, hook: Hook, got: Result<Json, String>) -> Result<(), Vec
         (Err(error), _, Some(part)) if error.contains(part.as_str()) => Ok(()),
         (Err(error), _, Some(part)) => Err(one(format!("want an error with {part:?}, got: {error}"))),
         (Err(error), _, None) => Err(one(error)),
+        (Ok(Json::Null), None, Some(part)) => {
+            Err(one(format!("want an error with {part:?}, got no opinion")))
+        }
         (Ok(got), None, Some(part)) => Err(one(format!("want an error with {part:?}, got {got}"))),
         (Ok(got), Some(want), None) => {
             let want = wanted(hook, want).map_err(one)?;
@@ -225,7 +283,9 @@ fn context(given: Option<Json>, hook: Hook) -> Result<Context, Vec<String>> {
     let mut context: Context = match given {
         None => Context::default(),
         Some(Json::Array(list)) if list.is_empty() => Context::default(),
-        Some(given) => serde_json::from_value(without_empty(given)).map_err(|e| one(format!("ctx: {e}")))?,
+        Some(given) => {
+            Context::read(without_empty(given), Link::FIELDS).map_err(|e| one(format!("ctx: {e}")))?
+        }
     };
     context.hook = hook;
     Ok(context)
