@@ -378,6 +378,7 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
                 error: Some("line 3: unknown key `mach`".into()),
             },
             plugins: vec![plugin()],
+            conflicts: Vec::new(),
         }))),
         Command::PortList { all, reply } => {
             let mut rows = vec![
@@ -502,15 +503,23 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
             generation: Some("9f3c".into()),
             previous: None,
             plugins: vec![plugin()],
+            conflicts: vec!["mtu: mtu plugins/mtu.lua:14 = 1450 stands, jumbo plugins/jumbo.lua:3 = 9000 does not (tap0)".into()],
         }))),
         Command::PolicyReload { reply, .. } | Command::PolicyRollback(reply) => {
             drop(reply.send(Ok(PolicyReloadReport {
                 generation: Some("a001".into()),
                 changes: vec!["tap0 mtu 1500 -> 1450 (mtu)".into()],
+                ports: Some(1),
+                networks: Some(1),
+                refused: None,
             })));
         }
         Command::PolicyEval { port, reply } => {
-            drop(reply.send(Ok(serde_json::json!({"tap": port, "mtu": 1450}))));
+            drop(reply.send(Ok(serde_json::json!({
+                "hook": "port",
+                "decision": {"alias": port, "mtu": 1450, "by": {"mtu": "mtu plugins/mtu.lua:14"}},
+                "steps": [{"plugin": "mtu", "outcome": "ok", "fallback": "none"}],
+            }))));
         }
     }
     None

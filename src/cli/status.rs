@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::{Cell, Output, Style, Table, uptime};
+use super::output::{Cell, Output, Style, Table, plain, uptime};
 use crate::control::api::{PluginRow, Status};
 use std::io;
 
@@ -71,8 +71,17 @@ fn text(out: &mut Output, status: &Status) -> io::Result<()> {
     if !status.plugins.is_empty() {
         out.line("")?;
         plugins(out, &status.plugins)?;
+        conflicts(out, &status.conflicts)?;
     }
     Ok(())
+}
+
+/// Also what `policy status` shows.
+pub fn conflicts(out: &mut Output, lines: &[String]) -> io::Result<()> {
+    let tag = out.paint(Style::Attention, "conflict in");
+    lines
+        .iter()
+        .try_for_each(|line| out.line(&format!("{tag} {}", plain(line))))
 }
 
 /// One line of a report of many: the first mistake with its place, and how to see the rest.

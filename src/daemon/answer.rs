@@ -91,6 +91,7 @@ impl Reactor {
         let last_good = || self.policy.last_good();
         let error = self.config_error.clone().or_else(|| self.policy_error.clone());
         let error = error.or_else(last_good);
+        let plugins = self.policy_status();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             in_sync: self.engine.is_in_sync(),
@@ -124,7 +125,8 @@ impl Reactor {
                 ok: error.is_none(),
                 error,
             },
-            plugins: self.policy_status().plugins,
+            plugins: plugins.plugins,
+            conflicts: plugins.conflicts,
         }
     }
 

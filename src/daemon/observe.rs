@@ -249,7 +249,7 @@ impl Observer {
             };
         match &note.what {
             What::TapAppeared { port } => port_step(&mut self.flight, Kind::Event, port, "new", "", 0),
-            What::TapGone { port } => port_step(&mut self.flight, Kind::Event, port, "gone", "", 0),
+            What::TapGone { port, .. } => port_step(&mut self.flight, Kind::Event, port, "gone", "", 0),
             What::TapChanged { port, change } => {
                 let word = match change.master {
                     Some((_, None)) => "released",

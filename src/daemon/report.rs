@@ -14,7 +14,7 @@ pub fn log(note: &Note) {
         What::TapAppeared { port } => {
             debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, "tap appeared");
         }
-        What::TapGone { port } => {
+        What::TapGone { port, .. } => {
             debug!(target: "engine", cause, ifindex = port.index.get(), ifname = %port.name, "tap gone");
         }
         What::TapChanged { port, change } => {

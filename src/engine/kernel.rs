@@ -147,7 +147,14 @@ impl Engine {
             if let Some(at) = tap.retry_at {
                 self.timers.remove(&(at, Key::Port(link.index)));
             }
-            self.note(now, cause, What::TapGone { port: label });
+            self.note(
+                now,
+                cause,
+                What::TapGone {
+                    port: label,
+                    link: Some(Box::new(link.clone())),
+                },
+            );
         }
         self.guard_left(link.index, cause);
         self.sub_interface_gone(link, cause);

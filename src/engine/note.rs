@@ -3,7 +3,7 @@
 
 use super::service::ServiceState;
 use super::state::{GatewayState, PortLabel, PortState, SegmentState};
-use crate::model::{LinkName, NetworkId, Time};
+use crate::model::{Link, LinkName, NetworkId, Time};
 use crate::plan::CauseId;
 use std::fmt;
 
@@ -47,6 +47,8 @@ pub enum What {
     },
     TapGone {
         port: PortLabel,
+        /// As it last was; absent while it is still there, and only none of ours any more.
+        link: Option<Box<Link>>,
     },
     /// Somebody other than us changed it.
     TapChanged {

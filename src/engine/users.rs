@@ -35,6 +35,7 @@ impl Engine {
                     name: tap.name,
                     network,
                 },
+                link: None,
             },
         );
     }

@@ -1,11 +1,11 @@
 //! A candidate's answers to everything that is known, compared with those that hold: what a reload would change.
 
-use super::api::{Context, Decision, Hook, Request, Subject};
+use super::api::{Context, Decision, Fallback, Hook, Request, Step, Subject};
 use super::generation::{self, LoadReport};
 use super::host::Candidate;
-use super::pool::{Pool, Sink};
+use super::pool::{Pool, REHEARSAL, Sink};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A question with the answer that holds now.
@@ -15,6 +15,8 @@ pub struct Known {
     pub hook: Hook,
     pub context: Context,
     pub before: Decision,
+    /// Plugins whose last answer to it was a failure: what fails already is no reason against a reload.
+    pub failing: BTreeSet<String>,
 }
 
 /// One answer that a candidate would change.
@@ -50,6 +52,13 @@ pub enum Refusal {
 }
 
 impl Comparison {
+    /// Taps and networks that some answer changes for.
+    pub fn subjects(&self) -> (usize, usize) {
+        let subjects: BTreeSet<&Subject> = self.changed.iter().map(|changed| &changed.subject).collect();
+        let taps = subjects.iter().filter(|s| matches!(s, Subject::Tap(_))).count();
+        (taps, subjects.len() - taps)
+    }
+
     /// Nothing may fail, and at most `percent` of the answers, but always ten, may change.
     pub fn check(&self, percent: u8) -> Result<(), Refusal> {
         self.check_at_most((self.asked * usize::from(percent) / 100).max(10))
@@ -121,7 +130,7 @@ impl Candidate {
         let sink: Sink = Box::new(move |reply| {
             let _ = out.send(reply);
         });
-        let pool = Pool::start(0, rehearsal.members, rehearsal.around, sink);
+        let pool = Pool::start(REHEARSAL, rehearsal.members, rehearsal.around, sink);
         let mut comparison = Comparison {
             asked: known.len(),
             ..Comparison::default()
@@ -146,7 +155,9 @@ impl Candidate {
                     }
                 },
             };
-            comparison.errors.extend(reply.steps.iter().filter_map(|step| {
+            let fails_already = |step: &Step| step.error.is_some() && question.failing.contains(&step.plugin);
+            let new = reply.steps.iter().filter(|step| !fails_already(step));
+            comparison.errors.extend(new.filter_map(|step| {
                 let error = step.error.as_ref()?;
                 Some(format!(
                     "{} {} {}: {error}",
@@ -155,6 +166,11 @@ impl Candidate {
                     question.context.tap()
                 ))
             }));
+            let closed = |step: &Step| fails_already(step) && step.fallback == Fallback::Deny;
+            if reply.steps.iter().any(closed) {
+                // An earlier answer may stand in for it, which is not known here; it goes on standing.
+                continue;
+            }
             if !same_verdict(&question.before, &reply.decision) {
                 comparison.changed.push(Changed {
                     subject: question.key.clone(),

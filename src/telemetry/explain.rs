@@ -155,7 +155,7 @@ fn conclusion(steps: &[Step<'_>], standing: &Standing<'_>) -> String {
             )
         }
         Standing::IgnoredByPolicy => {
-            "unmanaged: a plugin told us to leave it alone; `tapwire policy eval` says which".to_owned()
+            "pending: a plugin told us to leave it alone; `tapwire policy eval` says which".to_owned()
         }
         Standing::WaitsForPolicy => {
             "pending: a plugin has not answered yet; its verdict or its time limit ends this".to_owned()

@@ -105,7 +105,7 @@ fn say(note: &Note) -> Option<String> {
     };
     Some(match &note.what {
         What::TapAppeared { .. } => return None,
-        What::TapGone { port } => format!("{} is gone", port.name),
+        What::TapGone { port, .. } => format!("{} is gone", port.name),
         What::Port {
             port, state, remark, ..
         } => {

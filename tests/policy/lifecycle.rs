@@ -337,6 +337,7 @@ fn known(host: &mut Host, taps: u32) -> Vec<Known> {
                 hook: Hook::Port,
                 context,
                 before,
+                failing: std::collections::BTreeSet::new(),
             }
         })
         .collect()

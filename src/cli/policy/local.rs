@@ -64,6 +64,16 @@ pub fn eval(context: &mut Context, tap: Option<&str>, file: &Path) -> Result<(),
     finish(context, &evaluation.report)
 }
 
+/// What the daemon says that its plugins decide for a live tap.
+pub fn show_decision(context: &mut Context, decision: &Value) -> Result<(), Failure> {
+    let report = tools::eval::describe_json(decision);
+    if context.global.json {
+        context.print(decision, |_, _| Ok(()))?;
+        return ended(&report);
+    }
+    finish(context, &report)
+}
+
 /// What the plugins log goes to stderr, all levels: who tries a plugin wants to see it.
 fn show_script_log(context: &Context) -> Result<log::Guard, Failure> {
     let json = context.global.log_format == LogFormat::Json;

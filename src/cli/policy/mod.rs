@@ -102,7 +102,7 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             let path = format!("/v1/policy/eval/{}", escape(tap.as_deref().unwrap_or_default()));
             let client = context.client()?;
             let decision: Value = context.block_on(async { Ok(client.get(&path).await?) })?;
-            context.print(&decision, show_value)
+            local::show_decision(context, &decision)
         }
         Command::Record { output, count } => record(context, output, count),
         Command::Replay { recording, plugins } => local::replay(context, &recording, &plugins),
@@ -111,14 +111,21 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
             let request = PolicyReloadRequest { max_changes, dry_run };
             let report: PolicyReloadReport =
                 context.block_on(async { Ok(client.post("/v1/policy/reload", &request).await?) })?;
-            context.print(&report, show_reload)
+            context.print(&report, |out, report| show_reload(out, report, dry_run))?;
+            match report.refused {
+                Some(refused) => {
+                    Err(Failure::failed(refused)
+                        .hint("that was a dry run; the reload itself would be refused"))
+                }
+                None => Ok(()),
+            }
         }
         Command::Rollback => {
             let client = context.client()?;
             let nothing = serde_json::Map::new();
             let report: PolicyReloadReport =
                 context.block_on(async { Ok(client.post("/v1/policy/rollback", &nothing).await?) })?;
-            context.print(&report, show_reload)
+            context.print(&report, |out, report| show_reload(out, report, false))
         }
         Command::Types { directory } => local::types(context, &directory),
     }
@@ -166,21 +173,25 @@ fn show_status(out: &mut Output, status: &PolicyStatus) -> io::Result<()> {
         .as_ref()
         .map_or_else(String::new, |p| format!(", rollback to {p}"));
     out.line(&plain(&format!("generation {generation}{previous}")))?;
-    status::plugins(out, &status.plugins)
+    status::plugins(out, &status.plugins)?;
+    status::conflicts(out, &status.conflicts)
 }
 
-fn show_value(out: &mut Output, value: &Value) -> io::Result<()> {
-    // Pretty printing escapes control characters as JSON does.
-    out.line(&format!("{value:#}"))
-}
-
-fn show_reload(out: &mut Output, report: &PolicyReloadReport) -> io::Result<()> {
+fn show_reload(out: &mut Output, report: &PolicyReloadReport, dry_run: bool) -> io::Result<()> {
     for change in &report.changes {
         out.line(&plain(change))?;
     }
     let generation = report.generation.as_deref().unwrap_or("none");
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let changed = report.ports.map(|ports| {
+        let ports = count(number(ports), "port");
+        let networks = report.networks.filter(|n| *n > 0);
+        let networks = networks.map_or_else(String::new, |n| format!(" and {}", count(number(n), "network")));
+        let verb = if dry_run { "would change" } else { "changed" };
+        format!(", {ports}{networks} {verb}")
+    });
     out.line(&plain(&format!(
-        "generation {generation}, {} changed",
-        count(report.changes.len(), "port")
+        "generation {generation}{}",
+        changed.unwrap_or_default()
     )))
 }

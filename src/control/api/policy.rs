@@ -9,6 +9,9 @@ pub struct PolicyStatus {
     /// One older generation is kept for `rollback`.
     pub previous: Option<String>,
     pub plugins: Vec<PluginRow>,
+    /// Fields about which plugins disagree, one line each: "mtu: a a.lua:2 = 1400 stands, b b.lua:1 = 1300 does not (tap1)".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,6 +41,14 @@ pub struct PolicyReloadRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PolicyReloadReport {
     pub generation: Option<String>,
-    /// One line per port whose decision changes: "tap3f mtu 1500 -> 8950 (mtu)".
+    /// One line per field that changes: "tap3f mtu 1500 -> 8950 (mtu)".
     pub changes: Vec<String>,
+    /// Ports and networks that change; absent where it is not known beforehand (`rollback`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<u64>,
+    /// Of a dry run: why the reload itself would be refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }

@@ -20,6 +20,9 @@ pub struct Status {
     pub config: ConfigState,
     #[serde(default)]
     pub plugins: Vec<PluginRow>,
+    /// Fields about which plugins disagree, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

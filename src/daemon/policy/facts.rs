@@ -2,7 +2,7 @@
 
 use crate::desired::segment::{UplinkWant, derive_segment};
 use crate::engine::Engine;
-use crate::model::{Ifindex, Network, NetworkId, PortFlags, Segment};
+use crate::model::{Ifindex, Link as KernelLink, Network, NetworkId, PortFlags, Segment};
 use crate::observed::is_link_local;
 use crate::plan::op::{ListAction, Master, Op};
 use crate::policy::api::context::{
@@ -24,6 +24,18 @@ pub fn of_port(
     host: &Arc<HostFacts>,
 ) -> Option<Context> {
     let link = engine.observed().link(index)?;
+    Some(of_link(engine, link, hook, network, host))
+}
+
+/// The same of a link that may be gone.
+pub fn of_link(
+    engine: &Engine,
+    link: &KernelLink,
+    hook: Hook,
+    network: Option<&NetworkId>,
+    host: &Arc<HostFacts>,
+) -> Context {
+    let index = link.index;
     let name = |index: Option<Ifindex>| {
         index
             .and_then(|i| engine.observed().link(i))
@@ -36,7 +48,7 @@ pub fn of_port(
         .tap(index)
         .map(|tap| tap.fdb.as_slice())
         .unwrap_or_default();
-    Some(Context {
+    Context {
         hook,
         now: now(),
         reason: Reason::Change,
@@ -74,7 +86,7 @@ pub fn of_port(
         }),
         host: Arc::clone(host),
         ..Context::default()
-    })
+    }
 }
 
 /// What operations on a tap change, field by field in the words of the `port` verdict. What has no such word (the spoof

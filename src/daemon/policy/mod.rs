@@ -5,6 +5,7 @@
 //! a question that needs a script is answered by a later event. Without plugins there is no host and no thread.
 
 pub(super) mod ask;
+mod conflicts;
 mod facts;
 pub(super) mod reload;
 mod show;
@@ -16,11 +17,13 @@ use crate::config::PolicySettings;
 use crate::control::api::{Delivery, Sink};
 use crate::desired::verdict::PortVerdict;
 use crate::engine::event::{Event, PolicyUse, Why};
+use crate::engine::state::{PortState, Tap};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::policy::api::context::HostFacts;
 use crate::policy::api::{Context, Decision, Hook, Reply, Request, Subject};
 use crate::policy::tools::recording::Recorder;
 use crate::policy::{Asked, Host, LoadReport};
+use conflicts::Conflicts;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -77,8 +80,11 @@ pub struct Policy {
     decisions: BTreeMap<(Subject, Hook), Decision>,
     /// Plugins and hooks whose last call failed: told once, not with every tap.
     failing: BTreeSet<(String, Hook)>,
-    /// Answers in which plugins disagreed, by field.
-    conflicts: BTreeMap<String, u64>,
+    /// Plugins whose last answer about a subject was a failure; what does not get worse by a reload.
+    failed: BTreeMap<(Subject, Hook), BTreeSet<String>>,
+    conflicts: Conflicts,
+    /// Taps that `attached` was true of, for `detached`: kept only where a plugin wants to be told.
+    attached: BTreeMap<Ifindex, NetworkId>,
     calls: u64,
     errors: u64,
     seq: u64,
@@ -178,6 +184,8 @@ impl Policy {
         self.recorded.clear();
         self.decisions.clear();
         self.failing.clear();
+        self.failed.clear();
+        self.attached.clear();
     }
 
     pub fn restart_timers(&mut self, now: Time) {
@@ -220,7 +228,12 @@ impl Policy {
         context.hook = hook;
         context.seq = seq;
         if !self.recorders.is_empty() && self.recorded.len() < MAX_RECORDED {
-            self.recorded.insert((key.clone(), hook), context.clone());
+            let generation = self.host.as_ref().map_or(0, Host::generation);
+            let asked = Context {
+                r#gen: generation,
+                ..context.clone()
+            };
+            self.recorded.insert((key.clone(), hook), asked);
         }
         if let Some(now) = self.replayed {
             context.now = now;
@@ -274,6 +287,16 @@ impl Reactor {
     pub(super) fn policy_changed(&mut self) {
         let now = self.now();
         self.policy.restart_timers(now);
+        self.policy.conflicts.forget();
+        self.policy.attached.clear();
+        if self.policy.has(Hook::Detached) {
+            let attached = self
+                .engine
+                .taps()
+                .filter(|(_, tap)| tap.state == PortState::Attached);
+            let network = |(index, tap): (Ifindex, &Tap)| Some((index, tap.intent.network()?.clone()));
+            self.policy.attached = attached.filter_map(network).collect();
+        }
         let usage = self.policy.usage();
         self.hear(Event::PolicyChanged(usage), now);
     }

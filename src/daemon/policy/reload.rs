@@ -119,6 +119,7 @@ impl Reactor {
                     };
                     let result = match &answer {
                         Ok(_) if unchanged => "unchanged",
+                        Ok(report) if report.refused.is_some() => "refused",
                         Ok(_) if request.dry_run => "dry_run",
                         Ok(_) => "ok",
                         Err(_) => "refused",
@@ -166,7 +167,9 @@ impl Reactor {
         }
         PolicyReloadReport {
             generation: self.policy_status().generation,
-            changes: Vec::new(),
+            ports: Some(0),
+            networks: Some(0),
+            ..PolicyReloadReport::default()
         }
     }
 
@@ -181,7 +184,7 @@ impl Reactor {
         }
         Ok(PolicyReloadReport {
             generation: self.policy_status().generation,
-            changes: Vec::new(),
+            ..PolicyReloadReport::default()
         })
     }
 
@@ -200,18 +203,27 @@ impl Reactor {
             Some(most) => comparison.check_at_most(usize::try_from(most).unwrap_or(usize::MAX)),
             None => comparison.check(MAX_CHANGES_PERCENT),
         };
-        checked.map_err(|refusal| Failure::new(FailureKind::Conflict, refusal.to_string()))?;
+        let refused = match checked {
+            Ok(()) => None,
+            Err(refusal) if request.dry_run => Some(refusal.to_string()),
+            Err(refusal) => return Err(Failure::new(FailureKind::Conflict, refusal.to_string())),
+        };
+        let (ports, networks) = comparison.subjects();
         if !request.dry_run {
             if let Some(host) = &mut self.policy.host {
                 host.commit(candidate);
             }
             self.keep_generation();
             self.policy_changed();
-            tracing::info!(target: "policy", changes = changes.len(), "plugins reloaded");
+            let generation = self.policy_status().generation.unwrap_or_default();
+            tracing::info!(target: "policy", generation, ports, networks, "plugins reloaded");
         }
         Ok(PolicyReloadReport {
             generation: self.policy_status().generation,
             changes,
+            ports: Some(ports as u64),
+            networks: Some(networks as u64),
+            refused,
         })
     }
 
@@ -266,9 +278,11 @@ impl Reactor {
     fn rolled_back(&mut self) -> PolicyReloadReport {
         self.keep_generation();
         self.policy_changed();
+        let generation = self.policy_status().generation;
+        tracing::info!(target: "policy", generation = generation.as_deref().unwrap_or_default(), "plugins rolled back");
         PolicyReloadReport {
-            generation: self.policy_status().generation,
-            changes: Vec::new(),
+            generation,
+            ..PolicyReloadReport::default()
         }
     }
 
@@ -300,6 +314,12 @@ impl Reactor {
                 hook: *hook,
                 context,
                 before: before.clone(),
+                failing: self
+                    .policy
+                    .failed
+                    .get(&(key.clone(), *hook))
+                    .cloned()
+                    .unwrap_or_default(),
             })
         });
         known.collect()

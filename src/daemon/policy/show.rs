@@ -1,16 +1,16 @@
 //! What `status`, `port show`, `policy eval` and `policy record` say of the plugins.
 
 use super::super::reactor::Reactor;
-use super::{Said, facts};
+use super::{Said, conflicts, facts};
 use crate::control::api::{Failure, FailureKind, PluginRow, PolicyStatus, Reply as Answer, Sink, Verdict};
 use crate::model::Ifindex;
-use crate::policy::api::{Hook, Outcome, Reply, Step, Subject};
+use crate::policy::api::{Conflict, Hook, Outcome, Reply, Step, Subject};
 use crate::policy::plugin::hostlib::MetricKind;
 use crate::policy::status::{Health, PluginStatus, UserMetric};
 use crate::policy::{Host, tools};
 use crate::telemetry::metrics::{OwnMetric, OwnValue, PluginSnapshot, PolicySnapshot};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 fn plugin_snapshot(plugin: PluginStatus) -> PluginSnapshot {
     PluginSnapshot {
@@ -102,12 +102,46 @@ impl Reactor {
                 }
             }
         }
+        self.note_failed(reply);
         for conflict in &reply.conflicts {
-            // Keys of lists and names of tags are the scripts' own: one series for each list.
-            let field = conflict.field.split('[').next().unwrap_or_default();
-            let field = if field.starts_with("tags") { "tags" } else { field };
-            *self.policy.conflicts.entry(field.to_owned()).or_default() += 1;
-            tracing::warn!(target: "policy", field = %conflict.field, kept = %conflict.kept, refused = %conflict.refused, "plugins disagree");
+            self.tell_conflict(reply, conflict, tap);
+        }
+    }
+
+    fn note_failed(&mut self, reply: &Reply) {
+        if !matches!(reply.hook, Hook::Resolve | Hook::Network | Hook::Port) {
+            return;
+        }
+        let failed = reply.steps.iter().filter(|step| step.outcome.is_failure());
+        let failed: BTreeSet<String> = failed.map(|step| step.plugin.clone()).collect();
+        let id = (reply.key.clone(), reply.hook);
+        if !failed.is_empty() {
+            self.policy.failed.insert(id, failed);
+        } else if !self.policy.failed.is_empty() {
+            self.policy.failed.remove(&id);
+        }
+    }
+
+    /// To `explain`, `status` and the log; there once, not with every tap.
+    fn tell_conflict(&mut self, reply: &Reply, conflict: &Conflict, tap: Option<Ifindex>) {
+        let (field, kept, refused) = (&conflict.field, &conflict.kept, &conflict.refused);
+        let known = tap.and_then(|index| Some((index, self.engine.tap(index)?)));
+        let subject = match (&reply.key, known) {
+            (_, Some((_, tap))) => tap.name.to_string(),
+            (Subject::Network(id) | Subject::Plugin(id), None) => id.clone(),
+            (Subject::Tap(raw), None) => raw.to_string(),
+        };
+        if let Some((index, tap)) = known {
+            let (now, cause) = (self.now(), tap.cause.0);
+            let text = format!("conflict in {field}: {}", conflicts::words(kept, refused));
+            let plugin = refused.split(' ').next().unwrap_or_default();
+            self.observer
+                .policy_step(now, cause, index, &subject, plugin, reply.hook.word(), &text, 0);
+        }
+        if self.policy.conflicts.note(conflict, &subject) {
+            tracing::warn!(target: "policy", %field, %kept, %refused, subject, "plugins disagree");
+        } else {
+            tracing::debug!(target: "policy", %field, %kept, %refused, subject, "plugins disagree again");
         }
     }
 
@@ -156,13 +190,13 @@ impl Reactor {
                     memory_bytes: plugin.memory_bytes as u64,
                 })
                 .collect(),
+            conflicts: self.policy.conflicts.lines(),
         }
     }
 
     /// For a scrape.
     pub(in crate::daemon) fn policy_snapshot(&self) -> PolicySnapshot {
         let status = self.policy.host.as_ref().map(Host::status);
-        let counted = |map: &BTreeMap<String, u64>| map.iter().map(|(k, n)| (k.clone(), *n)).collect();
         PolicySnapshot {
             generation: status.as_ref().map(|s| (s.generation, s.hash.clone())),
             plugins: status
@@ -170,7 +204,7 @@ impl Reactor {
                 .flat_map(|status| status.plugins)
                 .map(plugin_snapshot)
                 .collect(),
-            conflicts: counted(&self.policy.conflicts),
+            conflicts: self.policy.conflicts.counts(),
             reloads: self.policy_reloads.iter().map(|(k, n)| (*k, *n)).collect(),
         }
     }

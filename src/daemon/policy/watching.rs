@@ -4,8 +4,8 @@ use super::ask::Asking;
 use super::{Again, facts};
 use crate::engine::event::Event;
 use crate::engine::note::{Note, TapChange, What};
-use crate::engine::state::{PortLabel, PortState};
-use crate::model::{LinkName, NamePattern};
+use crate::engine::state::{PortLabel, PortState, Tap};
+use crate::model::{Link, LinkName, NamePattern, NetworkId};
 use crate::policy::api::context::{AttachResult, Difference};
 use crate::policy::api::{Context, Decision, Hook, Subject};
 use std::sync::Arc;
@@ -112,54 +112,95 @@ impl Asking<'_> {
 
     /// Hooks that only watch: `attached`, `detached`, `drift`, `observe`.
     pub(in crate::daemon) fn tell_policy(&mut self, note: &Note) {
-        let (port, hook, result) = match &note.what {
+        match &note.what {
             What::Port {
                 port,
                 state: PortState::Attached,
                 attach_us,
                 ..
             } => {
+                if let Some(network) = port.network.as_ref().filter(|_| self.policy.has(Hook::Detached)) {
+                    self.policy.attached.insert(port.index, network.clone());
+                }
                 let result = AttachResult {
                     state: "attached".to_owned(),
                     error: None,
                     elapsed_us: attach_us.unwrap_or_default(),
                 };
-                (port, Hook::Attached, Some(result))
+                self.tell_hook(port, Hook::Attached, |context| context.result = Some(result));
             }
-            What::TapGone { port } => {
+            What::Port { port, state, .. } => self.tell_if_detached(port, state),
+            What::TapGone { port, link } => {
                 if let Some(host) = &self.policy.host {
                     host.forget(&Subject::Tap(port.index.get()));
                 }
                 self.policy.said.remove(&port.index);
                 for hook in [Hook::Resolve, Hook::Port] {
-                    self.policy
-                        .decisions
-                        .remove(&(Subject::Tap(port.index.get()), hook));
+                    let id = (Subject::Tap(port.index.get()), hook);
+                    self.policy.decisions.remove(&id);
+                    self.policy.failed.remove(&id);
                 }
                 self.policy.questions.remove(&port.index);
                 self.policy.again.remove(&Again::Tap(port.index));
-                (port, Hook::Detached, None)
+                if let Some(network) = self.policy.attached.remove(&port.index) {
+                    self.tell_detached(port, link.as_deref(), network);
+                }
             }
             What::TapChanged { port, change } => {
                 let attached = self.engine.tap(port.index).is_some_and(|t| t.attach_us.is_some());
-                let diff = difference(change);
-                if attached && !diff.is_empty() {
-                    self.tell_hook(port, Hook::Drift, |context| context.diff = diff);
+                if attached && self.policy.has(Hook::Drift) {
+                    let diff = self.difference(port, change);
+                    if !diff.is_empty() {
+                        self.tell_hook(port, Hook::Drift, |context| context.diff = diff);
+                    }
                 }
-                (port, Hook::Observe, None)
+                self.tell_hook(port, Hook::Observe, |_| ());
             }
-            _ => return,
+            _ => {}
+        }
+    }
+
+    /// A port that left its bridge, and is not on the way back to it.
+    fn tell_if_detached(&mut self, port: &PortLabel, state: &PortState) {
+        let link = self.engine.observed().link(port.index);
+        let left = link.is_none_or(|link| link.master.is_none());
+        if *state != PortState::Configuring
+            && left
+            && let Some(network) = self.policy.attached.remove(&port.index)
+        {
+            self.tell_detached(port, None, network);
+        }
+    }
+
+    fn tell_detached(&mut self, port: &PortLabel, link: Option<&Link>, network: NetworkId) {
+        let port = PortLabel {
+            network: Some(network),
+            ..port.clone()
         };
-        self.tell_hook(port, hook, |context| context.result = result);
+        let facts = Arc::clone(&self.policy.facts);
+        let context =
+            link.map(|link| facts::of_link(self.engine, link, Hook::Detached, port.network.as_ref(), &facts));
+        self.tell(&port, Hook::Detached, context, |_| ());
     }
 
     fn tell_hook(&mut self, port: &PortLabel, hook: Hook, add: impl FnOnce(&mut Context)) {
+        self.tell(port, hook, None, add);
+    }
+
+    /// `context`: of a link that is gone.
+    fn tell(
+        &mut self,
+        port: &PortLabel,
+        hook: Hook,
+        context: Option<Context>,
+        add: impl FnOnce(&mut Context),
+    ) {
         if !self.policy.has(hook) {
             return;
         }
         let facts = Arc::clone(&self.policy.facts);
-        let context = facts::of_port(self.engine, port.index, hook, port.network.as_ref(), &facts);
-        let mut context = context.unwrap_or_default();
+        let now = || facts::of_port(self.engine, port.index, hook, port.network.as_ref(), &facts);
+        let mut context = context.or_else(now).unwrap_or_default();
         self.policy.tag(&mut context, port.network.as_ref());
         add(&mut context);
         self.policy.seq += 1;
@@ -167,22 +208,42 @@ impl Asking<'_> {
         self.policy
             .ask(Subject::Tap(port.index.get()), hook, seq, context);
     }
-}
 
-/// What somebody changed and what is put right again: bridge and MTU. A link that is set down is left so.
-fn difference(change: &TapChange) -> Vec<Difference> {
-    let name = |link: Option<LinkName>| link.map_or_else(|| "none".to_owned(), |l| l.to_string());
-    let row = |field: &str, have: String, want: String| Difference {
-        field: field.to_owned(),
-        have: Some(have.into()),
-        want: Some(want.into()),
-        ..Difference::default()
-    };
-    let master = change
-        .master
-        .map(|(before, now)| row("master", name(now), name(before)));
-    let mtu = change
-        .mtu
-        .map(|(before, now)| row("mtu", now.to_string(), before.to_string()));
-    master.into_iter().chain(mtu).collect()
+    /// What somebody changed and what is put right again, bridge and MTU, and who wants it so. A link that is set down is
+    /// left so.
+    fn difference(&self, port: &PortLabel, change: &TapChange) -> Vec<Difference> {
+        let name = |link: Option<LinkName>| link.map_or_else(|| "none".to_owned(), |l| l.to_string());
+        let network = port.network.as_ref();
+        let mut rows = Vec::new();
+        if let Some((before, now)) = change.master {
+            let network = network.and_then(|id| self.engine.desired().network(id));
+            let bridge = network.and_then(|network| self.engine.desired().bridge_name(network));
+            rows.push(Difference {
+                field: "master".to_owned(),
+                have: Some(name(now).into()),
+                want: Some(name(bridge.or(before)).into()),
+                by: None,
+            });
+        }
+        let verdict = self.engine.tap(port.index).and_then(Tap::verdict);
+        let decided = verdict.and_then(|verdict| verdict.mtu);
+        let segment = network.and_then(|id| self.engine.segment(id)?.mtu);
+        // An MTU that nobody asked for is the other's business.
+        if let (Some((_, now)), Some(want)) = (change.mtu, decided.or(segment))
+            && want.get() != now
+        {
+            let id = (Subject::Tap(port.index.get()), Hook::Port);
+            let by = match self.policy.decisions.get(&id) {
+                Some(Decision::Port(said)) if decided.is_some() => said.by.get("mtu").cloned(),
+                _ => None,
+            };
+            rows.push(Difference {
+                field: "mtu".to_owned(),
+                have: Some(now.into()),
+                want: Some(want.get().into()),
+                by,
+            });
+        }
+        rows
+    }
 }

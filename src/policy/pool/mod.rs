@@ -31,6 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The number of a generation that is only tried: what its plugins log goes nowhere.
+pub const REHEARSAL: u64 = 0;
+
 /// Where finished answers go; called on a worker thread.
 pub type Sink = Box<dyn Fn(Reply) + Send + Sync>;
 

@@ -2,7 +2,7 @@
 
 use super::job::Job;
 use super::lane::{Lane, MAX_ABANDONED};
-use super::{Hands, Next, Shared, State, spawn};
+use super::{Hands, Next, REHEARSAL, Shared, State, spawn};
 use crate::policy::api::{Context, Hook, Outcome};
 use crate::policy::guard::load_plugin;
 use crate::policy::memory::give_memory_back;
@@ -182,7 +182,9 @@ impl Shared {
         };
         if lane.finish(index, job, called, Instant::now()) {
             let error = lane.counters.last_error.clone().unwrap_or_default();
-            tracing::warn!(plugin = %lane.plugin.name, hook = %job.hook, error, "plugin suspended");
+            if self.generation() != REHEARSAL {
+                tracing::warn!(plugin = %lane.plugin.name, hook = %job.hook, error, "plugin suspended");
+            }
         }
         lane.counters
             .add_metrics(std::mem::take(&mut called.effects.metrics));
@@ -199,6 +201,9 @@ impl Shared {
         let Some(plugin) = self.plugins.get(index) else {
             return;
         };
+        if self.generation() == REHEARSAL {
+            return;
+        }
         let ifindex = context.link.as_ref().map_or(0, |link| link.ifindex);
         let elapsed_us = u64::try_from(called.elapsed.as_micros()).unwrap_or(u64::MAX);
         let _span = tracing::debug_span!("policy", plugin = %plugin.name, hook = %hook, generation = self.generation(),

@@ -76,14 +76,38 @@ pub fn as_json(reply: &Reply) -> Json {
 
 /// A reply in lines: "mtu = 8950  by mtu plugins/mtu.lua:14".
 pub fn describe(reply: &Reply) -> Report {
+    describe_json(&as_json(reply))
+}
+
+/// The same of what [`as_json`] made of a reply, which is how the daemon tells it.
+pub fn describe_json(reply: &Json) -> Report {
     let mut report = Report::default();
-    let mut decision = without_nulls(serde_json::to_value(&reply.decision).unwrap_or_default());
+    if let Some(wrong) = reply.get("error").and_then(Json::as_array) {
+        return Report::wrong(
+            wrong
+                .iter()
+                .filter_map(Json::as_str)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        );
+    }
+    let list = |key: &str| {
+        reply
+            .get(key)
+            .and_then(Json::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let text = |row: &Json, key: &str| row.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
+    let mut decision = reply.get("decision").cloned().unwrap_or_default();
     let by = decision
         .as_object_mut()
         .and_then(|map| map.remove("by"))
         .unwrap_or_default();
     let mut fields = Vec::new();
-    flatten("", &decision, &mut fields);
+    if !decision.is_null() {
+        flatten("", &decision, &mut fields);
+    }
     if fields.is_empty() {
         report.line("no opinion");
     }
@@ -96,21 +120,18 @@ pub fn describe(reply: &Reply) -> Report {
         };
         report.line(format!("{path} = {value}{plain}"));
     }
-    for conflict in &reply.conflicts {
-        report.line(format!(
-            "conflict in {}: {} stands, {} does not",
-            conflict.field, conflict.kept, conflict.refused
-        ));
+    for conflict in list("conflicts") {
+        let [field, kept, refused] = ["field", "kept", "refused"].map(|key| text(&conflict, key));
+        report.line(format!("conflict in {field}: {kept} stands, {refused} does not"));
         report.raise(1);
     }
-    for step in &reply.steps {
-        if let Some(error) = &step.error {
-            report.line(format!(
-                "{} failed ({}), fallback {}: {error}",
-                step.plugin, step.outcome, step.fallback
-            ));
-            report.raise(1);
-        }
+    for step in list("steps").iter().filter(|step| step.get("error").is_some()) {
+        let [plugin, outcome, fallback, error] =
+            ["plugin", "outcome", "fallback", "error"].map(|key| text(step, key));
+        report.line(format!(
+            "{plugin} failed ({outcome}), fallback {fallback}: {error}"
+        ));
+        report.raise(1);
     }
     report
 }

@@ -185,7 +185,7 @@ fn the_last_line_names_the_true_cause_of_failures_that_are_really_there() {
             ),
             (
                 "tap-ignored",
-                "unmanaged: a plugin told us to leave it alone; `tapwire policy eval` says which".into(),
+                "pending: a plugin told us to leave it alone; `tapwire policy eval` says which".into(),
             ),
             (
                 "tap-nic",

@@ -6,6 +6,7 @@ mod hostile;
 mod promises;
 mod readme;
 mod shipped;
+mod told;
 
 use crate::support::daemon::Daemon;
 use crate::support::host::Host;

@@ -1,0 +1,270 @@
+//! What plugins and operators are told: of taps that left, of drift, of plugins that disagree, of what a reload changes.
+
+use super::policy;
+use crate::support::daemon::Daemon;
+use crate::support::feature::{Feature, require};
+use crate::support::host::Host;
+use crate::support::wait::wait_until;
+use crate::support::world::in_namespace;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+const SITE: &str = r#"
+[daemon]
+prune_after = "never"
+[taps]
+match = ["tap*"]
+[[network]]
+id = "blue"
+network_type = "local"
+[[port]]
+tap = "tap*-blue"
+network = "blue"
+"#;
+
+fn site(daemon: &Daemon, plugins: &[(&str, &str)]) -> String {
+    let files: Vec<String> = plugins
+        .iter()
+        .map(|(name, text)| {
+            daemon.write_file(name, text);
+            daemon.path(name).to_string_lossy().into_owned()
+        })
+        .collect();
+    format!("{SITE}{}", policy(&files, ""))
+}
+
+fn with_plugins(host: &Host, plugins: &[(&str, &str)]) -> Daemon {
+    let daemon = host.daemon(SITE);
+    daemon.reload(&site(&daemon, plugins));
+    wait_until("the plugins are loaded", SOON, || {
+        let status = daemon.json(&["policy", "status"]);
+        status["plugins"].as_array().map(Vec::len) == Some(plugins.len())
+    });
+    daemon
+}
+
+fn output(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = daemon.output(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn said(daemon: &Daemon, words: &str) -> usize {
+    daemon.log_text().matches(words).count()
+}
+
+#[test]
+fn detached_is_told_once_with_the_link_and_the_network_and_only_of_what_was_attached() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugins(
+            &host,
+            &[(
+                "site.lua",
+                "return { api = 1, detached = function(ctx)\n\
+                 host.log.info('DETACHED ' .. ctx.link.name .. ' mtu ' .. ctx.link.mtu .. ' of ' .. ctx.network.id .. ' on ' .. ctx.host.name)\n\
+                 end }",
+            )],
+        );
+        let gone = host.tap("tap1-blue");
+        let _unbound = host.tap("tap2");
+        let stray = host.tap("tap3");
+        daemon.wait_port("tap1-blue", "attached");
+        assert_eq!(output(&daemon, &["port", "bind", "tap2", "blue"]).0, Some(0));
+        daemon.wait_port("tap2", "attached");
+        // On and off its bridge, by a mapping: the link stays.
+        assert_eq!(output(&daemon, &["port", "unbind", "tap2"]).0, Some(0));
+        wait_until("tap2 was told", SOON, || {
+            said(&daemon, "DETACHED tap2 mtu 1500 of blue on") == 1
+        });
+        // A repair is none.
+        host.ip("link set tap1-blue nomaster");
+        host.wait_attached("tap1-blue", "brqblue");
+        drop(stray);
+        drop(gone);
+        wait_until("tap1-blue was told", SOON, || {
+            said(&daemon, "DETACHED tap1-blue mtu 1500 of blue on") == 1
+        });
+        assert_eq!(said(&daemon, "DETACHED"), 2, "{}", daemon.log_text());
+        let errors = daemon.json(&["policy", "status"])["plugins"][0]["errors"].clone();
+        assert_eq!(errors, 0);
+    });
+}
+
+#[test]
+fn drift_says_which_plugin_wants_the_mtu_and_keeps_to_what_is_put_right() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugins(
+            &host,
+            &[(
+                "site.lua",
+                "return { api = 1, port = function(ctx)\n\
+                 if ctx.link.name == 'tap1-blue' then return { mtu = 1400 } end end,\n\
+                 drift = function(ctx, diff) for _, row in ipairs(diff) do\n\
+                 host.log.info('DRIFT ' .. ctx.link.name .. ' ' .. row.field .. ' ' .. row.have .. ' not ' .. row.want .. ' by ' .. tostring(row.by))\n\
+                 end end }",
+            )],
+        );
+        let _taps = [host.tap("tap1-blue"), host.tap("tap2-blue")];
+        daemon.wait_port("tap1-blue", "attached");
+        daemon.wait_port("tap2-blue", "attached");
+        host.ip("link set tap1-blue mtu 1300");
+        wait_until("drift was told", SOON, || {
+            let log = daemon.log_text();
+            let line = log
+                .lines()
+                .find(|line| line.contains("DRIFT tap1-blue mtu 1300 not 1400 by site "));
+            line.is_some_and(|line| line.contains("site.lua:2"))
+        });
+        host.ip("link set tap2-blue nomaster");
+        wait_until("the other one's too", SOON, || {
+            said(&daemon, "DRIFT tap2-blue master none not brqblue by nil") > 0
+        });
+    });
+}
+
+#[test]
+fn who_disagrees_is_in_explain_status_and_once_in_the_log() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugins(
+            &host,
+            &[
+                (
+                    "a.lua",
+                    "return { api = 1, port = function(ctx) return { mtu = 1400 } end }",
+                ),
+                (
+                    "b.lua",
+                    "return { api = 1, port = function(ctx) return { mtu = 1300 } end }",
+                ),
+            ],
+        );
+        let _taps = [host.tap("tap1-blue"), host.tap("tap2-blue")];
+        daemon.wait_port("tap1-blue", "attached");
+        daemon.wait_port("tap2-blue", "attached");
+        let both = |text: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.contains("conflict in mtu"))
+                .unwrap_or_default();
+            line.contains("a.lua:1 = 1400 stands, b ") && line.contains("b.lua:1 = 1300 does not")
+        };
+        for args in [&["explain", "tap1-blue"][..], &["status"], &["policy", "status"]] {
+            let (_, text, _) = output(&daemon, args);
+            assert!(both(&text), "{args:?}: {text}");
+        }
+        assert_eq!(said(&daemon, "plugins disagree"), 1, "{}", daemon.log_text());
+        // It ends with the generation.
+        daemon.write_file("b.lua", "return { api = 1, port = function(ctx) return nil end }");
+        assert_eq!(output(&daemon, &["policy", "reload"]).0, Some(0));
+        let (_, text, _) = output(&daemon, &["policy", "status"]);
+        assert!(!text.contains("conflict"), "{text}");
+    });
+}
+
+#[test]
+fn a_reload_counts_ports_and_a_dry_run_shows_what_would_be_refused() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let plugin = |mtu: u32| {
+            format!(
+                "return {{ api = 1, port = function(ctx)\nhost.log.info('ASKED')\nreturn {{ mtu = {mtu}, port = {{ learning = {} }} }} end }}",
+                mtu == 1400
+            )
+        };
+        let daemon = with_plugins(&host, &[("a.lua", &plugin(1400))]);
+        let _taps = [host.tap("tap1-blue"), host.tap("tap2-blue")];
+        daemon.wait_port("tap1-blue", "attached");
+        daemon.wait_port("tap2-blue", "attached");
+        daemon.write_file("a.lua", &plugin(1300));
+        let asked = said(&daemon, "ASKED");
+        let (code, shown, error) = output(&daemon, &["policy", "reload", "--dry-run", "--max-changes", "1"]);
+        assert_eq!(code, Some(1), "{shown}{error}");
+        assert!(shown.contains("tap2-blue mtu 1400 -> 1300 (a "), "{shown}");
+        assert!(shown.contains("2 ports would change"), "{shown}");
+        assert!(
+            error.contains("2 of 2 answers would change, at most 1 may"),
+            "{error}"
+        );
+        // What is only tried is not told in the log.
+        assert_eq!(said(&daemon, "ASKED"), asked);
+        let (code, shown, error) = output(&daemon, &["policy", "reload"]);
+        assert_eq!(code, Some(0), "{error}");
+        assert!(shown.ends_with("2 ports changed\n"), "{shown}");
+        let (code, shown, _) = output(&daemon, &["policy", "rollback"]);
+        assert_eq!(code, Some(0));
+        assert!(
+            shown.starts_with("generation ") && !shown.contains("changed"),
+            "{shown}"
+        );
+    });
+}
+
+/// A plugin that fails already must not stand in the way of the one that is being mended, nor of its own removal.
+#[test]
+fn what_fails_already_is_no_reason_against_a_reload() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let broken =
+            "return { api = 1, on_error = 'skip', port = function(ctx) error('broken as ever') end }";
+        let good = "return { api = 1, port = function(ctx) return { mtu = 1400 } end }";
+        let daemon = with_plugins(&host, &[("broken.lua", broken), ("good.lua", good)]);
+        let _tap = host.tap("tap1-blue");
+        daemon.wait_port("tap1-blue", "attached");
+        daemon.write_file("good.lua", &good.replace("1400", "1300"));
+        let (code, shown, error) = output(&daemon, &["policy", "reload"]);
+        assert_eq!(code, Some(0), "{shown}{error}");
+        wait_until("the new answer holds", SOON, || {
+            daemon.port("tap1-blue").is_some_and(|port| port["mtu"] == 1300)
+        });
+        // A new failure is one.
+        daemon.write_file(
+            "good.lua",
+            "return { api = 1, port = function(ctx) error('new') end }",
+        );
+        let (code, _, error) = output(&daemon, &["policy", "reload"]);
+        assert_eq!(code, Some(1));
+        assert!(
+            error.contains("the new plugins fail: good port tap1-blue: ") && error.contains(": new"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn eval_of_a_live_tap_reads_like_eval_of_a_file() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugins(
+            &host,
+            &[(
+                "a.lua",
+                "return { api = 1, port = function(ctx) return { mtu = 1400 } end }",
+            )],
+        );
+        let _tap = host.tap("tap1-blue");
+        daemon.wait_port("tap1-blue", "attached");
+        let (code, shown, _) = output(&daemon, &["policy", "eval", "--tap", "tap1-blue"]);
+        assert_eq!(code, Some(0));
+        assert!(
+            shown.starts_with("mtu = 1400  by a ") && shown.ends_with("a.lua:1\n"),
+            "{shown}"
+        );
+        // A file that fails now fails here too, with the code of a failure.
+        daemon.write_file(
+            "a.lua",
+            "return { api = 1, port = function(ctx) error('later') end }",
+        );
+        let (code, shown, _) = output(&daemon, &["policy", "eval", "--tap", "tap1-blue"]);
+        assert_eq!(code, Some(1), "{shown}");
+        assert!(shown.contains("a failed (error), fallback deny: "), "{shown}");
+    });
+}
