@@ -216,6 +216,9 @@ impl Reactor {
             }
         }
         notify::stopping();
+        if let Some(keep) = self.asking().keep_answers() {
+            keep();
+        }
         tracing::info!(target: "daemon", "stopping; every port stays attached");
         Ok(())
     }

@@ -84,6 +84,10 @@ impl Archive {
         }
     }
 
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// The last good version of the plugin in this file.
     pub fn source(&self, file: &Path) -> Option<&Source> {
         let running = self.running.as_ref()?;

@@ -3,6 +3,7 @@
 //! Owned by the reactor. `ask` never blocks; what blocks (`Preparation::load`, `Candidate::compare`) takes no reference
 //! to the host and can run on another thread. A failed or refused reload changes nothing.
 
+use super::answers;
 use super::api::{Hook, Reply, Request, Subject};
 use super::archive::{Archive, Edition};
 use super::generation::{self, Inputs, LoadReport, Loaded};
@@ -12,6 +13,7 @@ use super::pool::{Pool, Sink};
 use super::status::{Health, Status};
 use crate::config::PolicySettings;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -22,6 +24,9 @@ pub struct Host {
     previous: Option<Generation>,
     /// Kept for the next start.
     archive: Arc<Mutex<Archive>>,
+    /// Where the last good answers are kept.
+    directory: Option<PathBuf>,
+    writing: Arc<Mutex<()>>,
     numbers: u64,
     replies_in: mpsc::UnboundedSender<Reply>,
     replies: mpsc::UnboundedReceiver<Reply>,
@@ -61,7 +66,31 @@ impl Host {
         for (plugin, error) in &loaded.last_good {
             tracing::error!(plugin, %error, "plugin can't be loaded; it runs as it last was");
         }
-        Ok(Self::begin(loaded, archive))
+        let host = Self::begin(loaded, archive);
+        if let Some(directory) = &host.directory {
+            host.running.pool.restore(answers::read(directory));
+        }
+        Ok(host)
+    }
+
+    /// What is to be done now and then, on a thread that may block: the last good answers are kept for the next start.
+    /// `name` tells a tap's, of those that are there. `None`: there is nowhere to keep them.
+    pub fn keep_answers(
+        &self,
+        name: &dyn Fn(&Subject) -> Option<Box<str>>,
+    ) -> Option<impl FnOnce() + Send + use<> + 'static> {
+        let directory = self.directory.clone()?;
+        let answers = self.running.pool.answers(name);
+        let writing = Arc::clone(&self.writing);
+        Some(move || {
+            let _one_at_a_time = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            answers::write(&directory, &answers);
+        })
+    }
+
+    /// Is there a place for them?
+    pub fn keeps_answers(&self) -> bool {
+        self.directory.is_some()
     }
 
     fn begin(loaded: Loaded, mut archive: Archive) -> Self {
@@ -70,6 +99,8 @@ impl Host {
         }
         let (replies_in, replies) = mpsc::unbounded_channel();
         Self {
+            directory: archive.directory().map(Path::to_owned),
+            writing: Arc::default(),
             running: Generation::start(1, loaded, &replies_in),
             previous: None,
             archive: Arc::new(Mutex::new(archive)),

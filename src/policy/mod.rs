@@ -9,6 +9,7 @@
 //! The pieces: `api` the seam, `shape` what tables may contain, `plugin` one file and its state, `pool` the threads,
 //! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `tools` are for plugin authors.
 
+pub mod answers;
 pub mod api;
 pub mod archive;
 pub mod breaker;

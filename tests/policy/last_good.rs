@@ -3,6 +3,7 @@
 use crate::bench::*;
 use serde_json::json;
 use tapwire::policy::Host;
+use tapwire::policy::api::{Fallback, Hook, Subject};
 use tapwire::policy::status::Health;
 
 /// A daemon's bench: with a place for what was in force.
@@ -123,4 +124,58 @@ fn after_a_restart_the_generation_before_can_be_had_back() {
     // And forth again, in the same run.
     assert!(host.rollback());
     assert_eq!(decision(&ask_port(&mut host, "tap1", "blue"))["mtu"], 1500);
+}
+
+/// A plugin that answers well until `broken` is configured.
+const FICKLE: &str = "return { api = 1, schema = { broken = { type = 'boolean', default = false } },\n\
+    resolve = function() assert(not host.config.broken, 'broken') return { network = 'blue' } end,\n\
+    port = function() assert(not host.config.broken, 'broken') return { mtu = 1400, alias = host.unset } end }";
+
+#[test]
+fn last_good_answers_outlive_the_daemon_for_the_same_tap_and_network() {
+    let mut bench = kept(&[("a.lua", FICKLE)]);
+    let mut host = start(&bench);
+    for (tap, ifindex) in [("tap1", 1), ("tap2", 2)] {
+        ask(
+            &mut host,
+            request(Hook::Resolve, 1, context(tap, ifindex, "blue")),
+        );
+        let reply = ask(&mut host, request(Hook::Port, 2, context(tap, ifindex, "blue")));
+        assert_eq!(decision(&reply)["mtu"], 1400);
+    }
+    let name = |subject: &Subject| match subject {
+        Subject::Tap(index) => Some(format!("tap{index}").into_boxed_str()),
+        _ => Some(Box::default()),
+    };
+    host.keep_answers(&name).unwrap()();
+    drop(host);
+
+    bench = bench.configured("a", json!({ "broken": true }));
+    let mut host = start(&bench);
+    let asked = |host: &mut Host, hook, tap: &str, ifindex, network| {
+        let reply = ask(host, request(hook, 1, context(tap, ifindex, network)));
+        (reply.steps[0].fallback, decision(&reply))
+    };
+    let (fallback, said) = asked(&mut host, Hook::Port, "tap1", 1, "blue");
+    assert_eq!(
+        (fallback, &said["mtu"], &said["alias"]),
+        (Fallback::LastGood, &json!(1400), &json!("unset"))
+    );
+    let (fallback, said) = asked(&mut host, Hook::Resolve, "tap1", 1, "blue");
+    assert_eq!((fallback, &said["network"]), (Fallback::LastGood, &json!("blue")));
+    // Another tap under the same index, and the tap in another network.
+    let (fallback, said) = asked(&mut host, Hook::Port, "tap9", 2, "blue");
+    assert_eq!(fallback, Fallback::Deny, "{said}");
+    let (fallback, said) = asked(&mut host, Hook::Port, "tap1", 1, "green");
+    assert_eq!(fallback, Fallback::Deny, "{said}");
+    // What nobody asked about stays kept, and what went does not.
+    let only_first = |subject: &Subject| name(subject).filter(|name| &**name == "tap1");
+    host.keep_answers(&only_first).unwrap()();
+    drop(host);
+    let mut host = start(&bench);
+    assert_eq!(
+        asked(&mut host, Hook::Port, "tap1", 1, "blue").0,
+        Fallback::LastGood
+    );
+    assert_eq!(asked(&mut host, Hook::Port, "tap2", 2, "blue").0, Fallback::Deny);
 }

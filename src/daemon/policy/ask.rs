@@ -225,9 +225,7 @@ impl Asking<'_> {
             plugin: step.plugin.as_str().into(),
             reason: format!("hook network: {}", step.error.as_deref().unwrap_or_default()).into(),
         });
-        self.policy
-            .decisions
-            .insert((reply.key.clone(), reply.hook), reply.decision.clone());
+        self.policy.decided(reply, self.now);
         let tags = &decided.verdict.tags;
         let retagged = self.policy.tags.get(&id).unwrap_or(&BTreeMap::new()) != tags;
         let users = self.engine.segment(&id).map(|segment| segment.users.iter());
@@ -270,9 +268,7 @@ impl Asking<'_> {
         }
         match &reply.decision {
             Decision::Resolve(decided) => {
-                self.policy
-                    .decisions
-                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
+                self.policy.decided(reply, self.now);
                 let resolved = verdict::resolved(self.engine.desired(), &decided.verdict);
                 let network = match resolved {
                     Ok(Some(Resolved::Known(id))) => Some(id),
@@ -303,9 +299,7 @@ impl Asking<'_> {
                     verdict::add_port(&mut question.verdict, decided);
                     question.by.clone_from(&decided.by);
                 }
-                self.policy
-                    .decisions
-                    .insert((reply.key.clone(), reply.hook), reply.decision.clone());
+                self.policy.decided(reply, self.now);
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
                 self.ask_after_port(index);

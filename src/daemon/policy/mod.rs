@@ -32,6 +32,9 @@ use std::time::Duration;
 /// Questions that may be under way for a recording; more are left out of it.
 const MAX_RECORDED: usize = 4096;
 
+/// Changed answers are written down together, so that a burst of taps costs one file.
+const KEEP_AFTER: Duration = Duration::from_secs(5);
+
 /// A question about a tap that goes through several hooks.
 #[derive(Debug, Clone)]
 struct Question {
@@ -85,6 +88,8 @@ pub struct Policy {
     conflicts: Conflicts,
     /// Taps that `attached` was true of, for `detached`: kept only where a plugin wants to be told.
     attached: BTreeMap<Ifindex, NetworkId>,
+    /// When the last good answers are written down, after some changed.
+    keep_at: Option<Time>,
     calls: u64,
     errors: u64,
     seq: u64,
@@ -186,6 +191,17 @@ impl Policy {
         self.failing.clear();
         self.failed.clear();
         self.attached.clear();
+        self.keep_at = None;
+    }
+
+    /// Notes what was decided; a decision that is another one shall outlive the daemon.
+    fn decided(&mut self, reply: &Reply, now: Time) {
+        let id = (reply.key.clone(), reply.hook);
+        let before = self.decisions.insert(id, reply.decision.clone());
+        let changed = before.as_ref() != Some(&reply.decision);
+        if changed && self.keep_at.is_none() && self.host.as_ref().is_some_and(Host::keeps_answers) {
+            self.keep_at = Some(now.plus(KEEP_AFTER));
+        }
     }
 
     pub fn restart_timers(&mut self, now: Time) {
@@ -199,7 +215,8 @@ impl Policy {
     /// When `tick` or a second question is due.
     pub fn next_deadline(&self) -> Option<Time> {
         let again = self.again.values().min().copied();
-        self.timers.iter().map(|(_, _, at)| *at).chain(again).min()
+        let timers = self.timers.iter().map(|(_, _, at)| *at);
+        timers.chain(again).chain(self.keep_at).min()
     }
 
     /// The next reply of a script. Cancel-safe; never ends without plugins.

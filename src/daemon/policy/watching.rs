@@ -5,7 +5,7 @@ use super::{Again, facts};
 use crate::engine::event::Event;
 use crate::engine::note::{Note, TapChange, What};
 use crate::engine::state::{PortLabel, PortState, Tap};
-use crate::model::{Link, LinkName, NamePattern, NetworkId};
+use crate::model::{Ifindex, Link, LinkName, NamePattern, NetworkId};
 use crate::policy::api::context::{AttachResult, Difference};
 use crate::policy::api::{Context, Decision, Hook, Subject};
 use std::sync::Arc;
@@ -46,6 +46,20 @@ impl Asking<'_> {
         self.hear(Event::Invalidate { taps, networks }, now);
     }
 
+    /// What is to be done so that the last good answers outlive the daemon, if some changed.
+    pub(in crate::daemon) fn keep_answers(&mut self) -> Option<impl FnOnce() + Send + use<> + 'static> {
+        self.policy.keep_at.take()?;
+        let engine = &*self.engine;
+        let name = |subject: &Subject| match subject {
+            Subject::Tap(raw) => {
+                let tap = engine.tap(Ifindex::new(*raw)?)?;
+                Some(tap.name.to_string().into_boxed_str())
+            }
+            Subject::Network(_) | Subject::Plugin(_) => Some(Box::default()),
+        };
+        self.policy.host.as_ref()?.keep_answers(&name)
+    }
+
     /// Timers and second questions that are due.
     pub(in crate::daemon) fn run_policy_timers(&mut self) {
         let now = self.now;
@@ -62,6 +76,12 @@ impl Asking<'_> {
         });
         if !taps.is_empty() || !networks.is_empty() {
             self.hear(Event::Invalidate { taps, networks }, now);
+        }
+        if self.policy.keep_at.is_some_and(|at| at <= now)
+            && let Some(keep) = self.keep_answers()
+            && let Err(error) = std::thread::Builder::new().name("policy-keep".into()).spawn(keep)
+        {
+            tracing::warn!(target: "policy", %error, "no thread to keep the plugins' answers");
         }
         let mut ticks = Vec::new();
         for (name, every, at) in &mut self.policy.timers {

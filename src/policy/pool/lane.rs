@@ -3,6 +3,7 @@
 
 use super::job::{Contribution, Job, closed_verdict, outcome_of};
 use super::remembered::Remembered;
+use crate::policy::answers::Answer;
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Context, Fallback, Hook, Outcome, Subject};
 use crate::policy::breaker::{Breakers, retry_after};
@@ -47,6 +48,8 @@ pub struct Lane {
     pub disabled: Option<String>,
     pub breakers: Breakers,
     last_good: HashMap<(Hook, Subject), GoodAnswer>,
+    /// Those of the daemon's last run that no newer one took the place of.
+    restored: HashMap<(Hook, Subject), Answer>,
     remembered: Remembered,
     pub counters: Counters,
 }
@@ -70,6 +73,7 @@ impl Lane {
             disabled: None,
             breakers: Breakers::default(),
             last_good: HashMap::new(),
+            restored: HashMap::new(),
             remembered: Remembered::default(),
         }
     }
@@ -148,6 +152,9 @@ impl Lane {
                 (job.hook, job.key.clone()),
                 (job.context.network_id().into(), verdict.cloned()),
             );
+            if !self.restored.is_empty() {
+                self.restored.remove(&(job.hook, job.key.clone()));
+            }
         }
     }
 
@@ -155,12 +162,37 @@ impl Lane {
     pub fn forget(&mut self, key: &Subject) {
         for hook in [Hook::Resolve, Hook::Network, Hook::Port] {
             self.last_good.remove(&(hook, key.clone()));
+            self.restored.remove(&(hook, key.clone()));
         }
+    }
+
+    /// What the plugin of this name answered in the daemon's last run.
+    pub fn restore(&mut self, answer: Answer) {
+        self.restored
+            .insert((answer.hook, answer.subject.clone()), answer);
+    }
+
+    /// Every last good answer. `name` tells a tap's, of those that are there.
+    pub fn answers(&self, name: &dyn Fn(&Subject) -> Option<Box<str>>, out: &mut Vec<Answer>) {
+        let current = self.last_good.iter().filter_map(|((hook, subject), good)| {
+            Some(Answer {
+                plugin: self.plugin.name.clone(),
+                hook: *hook,
+                subject: subject.clone(),
+                name: name(subject)?,
+                network: good.0.clone(),
+                verdict: good.1.clone(),
+            })
+        });
+        out.extend(current);
+        let same = |answer: &&Answer| name(&answer.subject).as_ref() == Some(&answer.name);
+        out.extend(self.restored.values().filter(same).cloned());
     }
 
     /// Takes over what the same plugin answered in an earlier generation.
     pub fn inherit(&mut self, old: &Lane) {
         self.last_good.clone_from(&old.last_good);
+        self.restored.clone_from(&old.restored);
         if !self.migrated {
             self.store = Arc::clone(&old.store);
         }
@@ -229,9 +261,18 @@ impl Lane {
     /// What stands in for a failed answer (LUA 3.5).
     fn stand_in(&self, job: &Job, fault: &Fault, elapsed: Duration) -> Contribution {
         let hook = job.hook;
-        let good = self.last_good.get(&(hook, job.key.clone()));
+        let id = (hook, job.key.clone());
+        let restored = || {
+            let answer = self.restored.get(&id)?;
+            (*answer.name == *job.context.tap()).then_some((&answer.network, &answer.verdict))
+        };
+        let good = self
+            .last_good
+            .get(&id)
+            .map(|(network, verdict)| (network, verdict));
+        let good = good.or_else(restored);
         let good =
-            good.filter(|(network, _)| hook == Hook::Resolve || **network == *job.context.network_id());
+            good.filter(|(network, _)| hook == Hook::Resolve || ***network == *job.context.network_id());
         let on_error = self
             .limits
             .on_error

@@ -14,6 +14,7 @@ pub mod lane;
 mod remembered;
 mod worker;
 
+use super::answers::Answer;
 use super::api::{Hook, Reply, Request, Subject};
 use super::generation::Member;
 use super::guard::STACK;
@@ -165,6 +166,25 @@ impl Pool {
                 lane.inherit(before);
             }
         }
+    }
+
+    /// What plugins answered in the daemon's last run stands in for those that fail now.
+    pub fn restore(&self, answers: Vec<Answer>) {
+        let mut state = self.shared.lock();
+        for answer in answers {
+            if let Some(lane) = state.lanes.iter_mut().find(|l| l.plugin.name == answer.plugin) {
+                lane.restore(answer);
+            }
+        }
+    }
+
+    /// Every last good answer; `name` tells a tap's, of those that are there.
+    pub fn answers(&self, name: &dyn Fn(&Subject) -> Option<Box<str>>) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for lane in &self.shared.lock().lanes {
+            lane.answers(name, &mut answers);
+        }
+        answers
     }
 
     /// The state that plugins hold, for a new generation.

@@ -268,3 +268,49 @@ fn eval_of_a_live_tap_reads_like_eval_of_a_file() {
         assert!(shown.contains("a failed (error), fallback deny: "), "{shown}");
     });
 }
+
+/// With its network, its MTU and its mapping: also what `resolve` said.
+#[test]
+fn answers_outlive_a_daemon_that_is_killed_and_a_plugin_that_fails_after_it() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let mut daemon = with_plugins(
+            &host,
+            &[(
+                "site.lua",
+                "return { api = 1, schema = { broken = { type = 'boolean', default = false } },\n\
+                 resolve = function() assert(not host.config.broken, 'broken') return { network = 'blue' } end,\n\
+                 network = function() assert(not host.config.broken, 'broken') return { bridge = { ageing = 100 } } end,\n\
+                 port = function() assert(not host.config.broken, 'broken') return { mtu = 1400 } end }",
+            )],
+        );
+        let _taps = [host.tap("tap1-blue"), host.tap("tap2")];
+        for tap in ["tap1-blue", "tap2"] {
+            daemon.wait_port(tap, "attached");
+        }
+        let kept = daemon.path("state/policy/answers.jsonl");
+        wait_until("the answers are kept", SOON, || {
+            std::fs::read_to_string(&kept).is_ok_and(|text| text.matches("\"mtu\":1400").count() == 2)
+        });
+        daemon.kill();
+        for tap in ["tap1-blue", "tap2"] {
+            host.ip(&format!("link set {tap} nomaster"));
+            host.ip(&format!("link set {tap} mtu 1500"));
+        }
+        let plugins = [daemon.path("site.lua").to_string_lossy().into_owned()];
+        let broken = "[policy.plugin.site]\nbroken = true\n";
+        daemon.write_configuration(&format!("{SITE}{}", policy(&plugins, broken)));
+        daemon.start();
+        daemon.wait_in_sync();
+        for tap in ["tap1-blue", "tap2"] {
+            daemon.wait_port(tap, "attached");
+            host.wait_attached(tap, "brqblue");
+            assert_eq!(daemon.port(tap).unwrap()["mtu"], 1400);
+        }
+        // Who was never answered for waits, or is denied.
+        let _new = [host.tap("tap3-blue"), host.tap("tap4")];
+        daemon.wait_port("tap3-blue", "denied");
+        daemon.wait_port("tap4", "pending");
+    });
+}
