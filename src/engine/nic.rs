@@ -54,6 +54,12 @@ impl Engine {
         }
     }
 
+    /// Puts the first interface back that is larger than anybody asks for.
+    pub(super) fn lower_nics(&mut self) -> Option<Op> {
+        let raised: Vec<Ifindex> = self.raised.keys().copied().collect();
+        raised.into_iter().find_map(|nic| self.lower_nic(nic))
+    }
+
     /// Puts an interface back as far as nobody asks for more.
     pub(super) fn lower_nic(&mut self, nic: Ifindex) -> Option<Op> {
         let raised = self.raised.get_mut(&nic)?;
@@ -68,7 +74,9 @@ impl Engine {
         if link.mtu <= most || !raised.told.contains(&link.mtu) {
             return None;
         }
-        raised.told.push(most);
+        if !raised.told.contains(&most) {
+            raised.told.push(most);
+        }
         let change = LinkChange {
             mtu: Mtu::new(i64::from(most)).ok(),
             ..LinkChange::default()

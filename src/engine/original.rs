@@ -21,23 +21,20 @@ pub struct Original {
 }
 
 impl Original {
-    /// Remembers what `want` is about to change, and adds to `want` what it no longer says.
+    /// Remembers what `want` is about to change, and adds to `want` what it no longer says. `joins`: it is to become a port
+    /// of another bridge. Until it is (`joined`) it may stay one of this.
     pub fn complete(&mut self, want: &mut PortWant, segment_mtu: Option<Mtu>, link: &Link, joins: bool) {
-        if joins {
-            // A new bridge port starts with the kernel's flags, whatever it had elsewhere.
-            self.flags = PortFlags::default();
-        }
         // What is not told yet of a port, flag by flag, is how the kernel made it.
-        let told = link.port.filter(|_| !joins).unwrap_or_default();
-        let have = PortFlags::NEW_PORT.overlaid_with(&told);
+        let have = PortFlags::NEW_PORT.overlaid_with(&link.port.unwrap_or_default());
         let known = self.flags;
         let each = |said: Option<bool>, original: Option<bool>, have: Option<bool>| match (said, original) {
             (Some(_), None) => (said, have),
             (None, Some(_)) => (original, original),
             _ => (said, original),
         };
-        let pairs = zip(&want.flags, &known, &have, each);
-        (want.flags, self.flags) = pairs;
+        if !joins {
+            (want.flags, self.flags) = zip(&want.flags, &known, &have, each);
+        }
         match (&want.alias, &self.alias) {
             (Some(_), None) => self.alias = Some(link.alias.clone().unwrap_or_default()),
             (None, Some(original)) => want.alias = Some(original.clone()),
@@ -53,6 +50,12 @@ impl Original {
             (None, Some(original)) => want.mtu = Mtu::new(i64::from(original)).ok(),
             _ => {}
         }
+    }
+
+    /// A new bridge port starts with the kernel's flags, whatever it had elsewhere; `said` is what changes them.
+    pub fn joined(&mut self, said: &PortFlags) {
+        let new = |said: Option<bool>, new: Option<bool>, _| (said, new.filter(|_| said.is_some()));
+        (_, self.flags) = zip(said, &PortFlags::NEW_PORT, &PortFlags::default(), new);
     }
 
     /// A verdict sets the MTU, or none does.
@@ -134,7 +137,10 @@ impl BridgeOriginal {
             Some(LinkKind::Bridge(have)) => *have,
             _ => crate::model::BridgeAttributes::default(),
         };
-        let mtu = Mtu::new(link.map_or(MTU, |link| i64::from(link.mtu))).ok();
+        // Without its mark yet it has the MTU it was born with, which is nobody's (`plan::bridge`).
+        let newborn = |link: &&Link| link.alias.is_none() && observed.is_made_here(link.index);
+        let had = link.filter(|link| !newborn(link));
+        let mtu = Mtu::new(had.map_or(MTU, |link| i64::from(link.mtu))).ok();
         let wanted = &mut want.attributes;
         complete(&mut want.mtu, &mut self.mtu, mtu);
         let ageing_time = have.ageing_time.or(Some(AGEING_TIME));
@@ -284,6 +290,7 @@ mod tests {
         let mut first = want();
         first.flags.isolated = Some(true);
         original.complete(&mut first, None, &link(PortFlags::default()), true);
+        original.joined(&first.flags);
         let have = PortFlags {
             isolated: Some(true),
             ..PortFlags::NEW_PORT

@@ -1,10 +1,12 @@
 //! What the kernel answered to a plan.
 
-use super::event::{Done, Failure, FailureClass};
+use super::event::{Applied, Done, Failure, FailureClass};
 use super::note::What;
 use super::state::{PortLabel, PortState, SegmentState};
 use super::{Engine, acknowledge, backoff, orphan, relocation};
-use crate::model::{FdbEntry, Ifindex, NetworkId, Time};
+use crate::desired::port::PortIntent;
+use crate::model::{FdbEntry, Ifindex, NetworkId, PortFlags, Time};
+use crate::observed::Effect;
 use crate::plan::forwarding::ForwardingHave;
 use crate::plan::op::{LinkChange, ListAction, Master, Op};
 use crate::plan::{CauseId, Key};
@@ -17,33 +19,20 @@ impl Engine {
         for (at, (step, result)) in done.plan.steps.iter().zip(&done.results).enumerate() {
             self.counters.ops += 1;
             match &result.outcome {
-                Ok(applied) => {
-                    let effect = acknowledge::acknowledge(&mut self.observed, &step.op, applied);
-                    // A device made or deleted, an address moved concern others as their events would; a changed
-                    // device is our own news.
-                    match effect {
-                        crate::observed::Effect::Gone(ref link)
-                            if matches!(done.plan.key, Key::Orphan(_)) =>
-                        {
-                            self.note(now, cause, What::Pruned { device: link.name });
-                            self.on_effect(effect, cause, now);
-                        }
-                        crate::observed::Effect::Appeared(_)
-                        | crate::observed::Effect::Gone(_)
-                        | crate::observed::Effect::Addresses(_) => {
-                            self.on_effect(effect, cause, now);
-                        }
-                        // Giving back works on what may be another network's by now.
-                        crate::observed::Effect::Changed(_) if matches!(done.plan.key, Key::Orphan(_)) => {
-                            self.on_effect(effect, cause, now);
-                        }
-                        _ => self.remember(&done.plan.key, &step.op),
-                    }
-                }
+                Ok(applied) => self.acknowledged(&done.plan.key, &step.op, applied, cause, now),
                 Err(failure) => {
                     self.counters.op_errors += 1;
                     failed = Some((at, failure.clone()));
                 }
+            }
+        }
+        if let Some((at, _)) = &failed
+            && done.undo_failures.is_empty()
+        {
+            // Else a next try would take what was taken back for done, until the events of it are read.
+            let steps = done.plan.steps.iter().take(at + 1).rev();
+            for undo in steps.filter_map(|step| step.undo.as_ref()) {
+                self.acknowledged(&done.plan.key, undo, &Applied::Done, cause, now);
             }
         }
         for error in done.undo_failures {
@@ -100,6 +89,24 @@ impl Engine {
         }
     }
 
+    fn acknowledged(&mut self, key: &Key, op: &Op, applied: &Applied, cause: CauseId, now: Time) {
+        let effect = acknowledge::acknowledge(&mut self.observed, op, applied);
+        let of_orphan = matches!(key, Key::Orphan(_));
+        // A device made or deleted, an address moved concern others as their events would; a changed device is our own news.
+        match effect {
+            Effect::Gone(ref link) if of_orphan => {
+                self.note(now, cause, What::Pruned { device: link.name });
+                self.on_effect(effect, cause, now);
+            }
+            Effect::Appeared(_) | Effect::Gone(_) | Effect::Addresses(_) => {
+                self.on_effect(effect, cause, now);
+            }
+            // Giving back works on what may be another network's by now.
+            Effect::Changed(_) if of_orphan => self.on_effect(effect, cause, now),
+            _ => self.remember(key, op),
+        }
+    }
+
     /// What the mirror of links does not hold.
     fn remember(&mut self, key: &Key, op: &Op) {
         match (key, op) {
@@ -132,6 +139,11 @@ impl Engine {
                     tap.settled = None;
                     // Those of another bridge's port; this one's come in later steps, or in a later plan.
                     tap.fdb.clear();
+                    let said = match &tap.intent {
+                        PortIntent::Attach(want) => want.flags,
+                        _ => PortFlags::default(),
+                    };
+                    tap.original.joined(&said);
                 }
             }
             (
@@ -156,7 +168,7 @@ impl Engine {
     fn port_done(&mut self, index: Ifindex, complete: bool, cause: CauseId, now: Time) {
         let Some(tap) = self.taps.get(&index) else { return };
         let want = match &tap.intent {
-            crate::desired::port::PortIntent::Attach(want) if complete => Some(Arc::clone(want)),
+            PortIntent::Attach(want) if complete => Some(Arc::clone(want)),
             _ => None,
         };
         let bridge = want
@@ -319,6 +331,15 @@ impl Engine {
             self.note(now, cause, what);
         }
         let retry = (failure.class != FailureClass::Unsupported).then_some(pause);
+        if self.is_unused(id) {
+            // What is left is to put its interface back. Whoever comes to the network does not wait for that.
+            if let Some(entry) = self.segments.get_mut(id) {
+                entry.failures += 1;
+            }
+            self.timers
+                .extend(retry.map(|pause| (now.plus(pause), Key::Network(id.clone()))));
+            return;
+        }
         self.fail_segment(id, format!("{op}: {}", failure.message), retry, now);
     }
 }

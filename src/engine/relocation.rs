@@ -9,12 +9,13 @@ use super::Engine;
 use super::event::{Action, Failure};
 use super::note::What;
 use super::state::Moving;
-use crate::desired::segment::{SegmentWant, UplinkWant};
-use crate::model::{Ifindex, NetworkId, Time};
+use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
+use crate::desired::verdict::NetworkVerdict;
+use crate::model::{Ifindex, Network, NetworkId, Time};
 use crate::plan::address_move::{AddressMove, Carried, End, address_of, carries_anything, plan_move, verify};
-use crate::plan::flat::{Enslave, stale_flat_uplink};
+use crate::plan::flat::{Enslave, recorded_uplink, stale_flat_uplink};
 use crate::plan::op::{LinkChange, Master, Op};
-use crate::plan::segment::reference;
+use crate::plan::segment::{plan_segment, reference};
 use crate::plan::{CauseId, Key, Plan, Step};
 use std::time::Duration;
 
@@ -105,6 +106,24 @@ impl Engine {
         let master = self.observed.link(enslave.interface).and_then(|l| l.master);
         let is_port = master.is_some() && master == self.observed.by_name(&want.bridge.name).map(|l| l.index);
         !is_port || !self.is_left_behind(enslave.source)
+    }
+
+    /// A move that was begun and is not under way, because its network was told otherwise in the middle or its daemon ended:
+    /// addresses are on both devices, or on an interface that is the port of our bridge already.
+    pub(super) fn is_half_moved(&self, network: &Network, verdict: &NetworkVerdict) -> bool {
+        let half = || {
+            let want = derive_segment(&self.desired, &self.observed, network, Some(verdict)).ok()?;
+            let enslave = plan_segment(&want, &self.observed).ok()?.enslave?;
+            let bridge = self.observed.by_name(&want.bridge.name)?;
+            let begun = recorded_uplink(bridge) == want.uplink.name()
+                && (self.observed.link(enslave.interface)?.master == Some(bridge.index)
+                    || self
+                        .observed
+                        .addresses_of(enslave.source)
+                        .any(|address| self.observed.carries(bridge.index, address)));
+            Some(begun && self.is_to_enslave(&want, &enslave))
+        };
+        half().unwrap_or(false)
     }
 
     /// The bridge, and the interface that is to get its addresses back before anything else is done to the bridge.

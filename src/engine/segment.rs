@@ -26,11 +26,7 @@ impl Engine {
             return self.drop_segment(id, cause, now);
         };
         if entry.users.is_empty() && !network.stands() {
-            // Whoever comes next finds no old failure to wait for.
-            self.clear_segment_retry(id);
-            if let Some(entry) = self.segments.get_mut(id) {
-                entry.moving = None;
-            }
+            entry.moving = None;
             self.set_segment_state(id, SegmentState::Idle, now);
             return self.leave_nic(id, cause);
         }
@@ -56,11 +52,12 @@ impl Engine {
         let verdict = entry.verdict.verdict();
         // A move of the host's addresses that has begun is not stopped half-way.
         let undenied = verdict
-            .filter(|v| v.deny.is_some() && entry.moving.is_some())
+            .filter(|v| v.deny.is_some())
             .map(|v| NetworkVerdict {
                 deny: None,
                 ..v.clone()
-            });
+            })
+            .filter(|v| entry.moving.is_some() || self.is_half_moved(network, v));
         let verdict = undenied.as_ref().or(verdict);
         let mut want = match derive_segment(&self.desired, &self.observed, network, verdict) {
             Ok(want) => want,
@@ -147,9 +144,14 @@ impl Engine {
 
     /// A network that is not used asks nothing of its interface.
     fn leave_nic(&mut self, id: &NetworkId, cause: CauseId) -> Option<Action> {
-        self.segments.get(id)?.asked_of_nic?;
-        let nic = self.ask_of_nic(id, None)?;
-        let op = self.lower_nic(nic)?;
+        self.ask_of_nic(id, None);
+        let failures = self.segments.get(id)?.failures;
+        // Whoever comes next finds no old failure to wait for.
+        self.clear_segment_retry(id);
+        let op = self.lower_nics()?;
+        if let Some(entry) = self.segments.get_mut(id) {
+            entry.failures = failures;
+        }
         Some(Action::Execute(self.segment_plan(id, cause, vec![op])))
     }
 
@@ -268,7 +270,8 @@ impl Engine {
     fn drop_segment(&mut self, id: &NetworkId, cause: CauseId, now: Time) -> Option<Action> {
         self.mark_users(id, cause);
         let last = self.leave_nic(id, cause);
-        if let Some(entry) = self.segments.get(id)
+        if last.is_none()
+            && let Some(entry) = self.segments.get(id)
             && entry.users.is_empty()
         {
             for name in entry.watched.clone() {

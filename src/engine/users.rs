@@ -81,6 +81,12 @@ impl Engine {
         }
     }
 
+    /// Nobody needs its bridge.
+    pub(super) fn is_unused(&self, id: &NetworkId) -> bool {
+        let stands = self.desired.network(id).is_some_and(|network| network.stands());
+        !stands && self.segments.get(id).is_some_and(|entry| entry.users.is_empty())
+    }
+
     pub(super) fn release(&mut self, id: &NetworkId, index: Ifindex, now: Time) {
         let Some(entry) = self.segments.get_mut(id) else {
             return;

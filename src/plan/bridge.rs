@@ -94,8 +94,17 @@ pub(super) fn plan_bridge(
     take_over(link, marks, observed, &mut change);
     let unmarked = change.alias.is_some() && Mark::read(link.alias.as_deref()).is_foreign();
     if unmarked && observed.is_made_here(link.index) {
-        // The request behind the one that made it failed: it has no MTU that counts as set.
+        // The request behind the one that made it failed: it has no MTU that counts as set, and may have followed a port
+        // to the one it is to have.
         change.mtu = want.mtu.or(Mtu::new(1500).ok());
+        let same = change.mtu.filter(|mtu| link.mtu_is(*mtu));
+        ops.extend(same.map(|mtu| Op::SetLink {
+            link: bridge,
+            change: LinkChange {
+                mtu: Some(neighbouring(mtu)),
+                ..LinkChange::default()
+            },
+        }));
     } else if unmarked {
         // Found, not made: pin the address it has, or it would follow its lowest port.
         change.mac = link.mac;

@@ -2,19 +2,18 @@
 
 use super::hand::{Act, Mode, World};
 use super::lives;
-use crate::fake_kernel::{Fault, Moment};
 use tapwire::desired::verdict::{Denial, NetworkVerdict, PortVerdict};
 use tapwire::model::{BridgeAttributes, FdbEntry, Mac, Mtu, NeighbourEntry, NetworkId, PortFlags};
 
-const LOCAL: usize = 0;
-const VLAN: usize = 1;
+pub(super) const LOCAL: usize = 0;
+pub(super) const VLAN: usize = 1;
 const VXLAN: usize = 2;
-const FLAT: usize = 3;
+pub(super) const FLAT: usize = 3;
 /// No mapping names its taps.
 const NOWHERE: usize = 4;
-const MAC: Mac = Mac::new([0xfa, 0x16, 0x3e, 0, 0, 1]);
+pub(super) const MAC: Mac = Mac::new([0xfa, 0x16, 0x3e, 0, 0, 1]);
 
-fn tap(net: usize) -> Act {
+pub(super) fn tap(net: usize) -> Act {
     Act::NewTap {
         net,
         mtu: 1500,
@@ -22,15 +21,15 @@ fn tap(net: usize) -> Act {
     }
 }
 
-fn of_tap(verdict: PortVerdict) -> Act {
+pub(super) fn of_tap(verdict: PortVerdict) -> Act {
     Act::SayOfTap(0, Some(Box::new(verdict)))
 }
 
-fn of_network(net: usize, verdict: NetworkVerdict) -> Act {
+pub(super) fn of_network(net: usize, verdict: NetworkVerdict) -> Act {
     Act::SayOfNetwork(net, Some(Box::new(verdict)))
 }
 
-fn bind(net: usize) -> Act {
+pub(super) fn bind(net: usize) -> Act {
     Act::Bind {
         tap: 0,
         net,
@@ -45,7 +44,7 @@ fn denial() -> Option<Denial> {
     })
 }
 
-fn mtu(bytes: i64) -> Option<Mtu> {
+pub(super) fn mtu(bytes: i64) -> Option<Mtu> {
     Some(Mtu::new(bytes).unwrap())
 }
 
@@ -198,12 +197,19 @@ fn a_denial_does_not_stop_a_move_of_addresses_half_way() {
         deny: denial(),
         ..NetworkVerdict::default()
     };
+    let otherwise = || Act::NetworkMtu {
+        net: FLAT,
+        mtu: Some(1400),
+    };
     for turns in 1..6 {
-        holds(vec![
-            tap(FLAT),
-            Act::Turns(turns),
-            of_network(FLAT, verdict.clone()),
-        ]);
+        for meanwhile in [Act::Turns(0), Act::Restart, otherwise()] {
+            holds(vec![
+                tap(FLAT),
+                Act::Turns(turns),
+                meanwhile,
+                of_network(FLAT, verdict.clone()),
+            ]);
+        }
     }
 }
 
@@ -229,50 +235,27 @@ fn a_denied_port_that_forwards_keeps_its_guard() {
 }
 
 #[test]
-fn a_bridge_whose_first_request_failed_keeps_its_own_mtu() {
-    let mut world = World::new(false, Mode::PerNetwork);
-    world
-        .host
-        .faults
-        .push(Fault::once(1, Moment::Before, libc::EBUSY));
-    let big = Act::NewTap {
-        net: LOCAL,
-        mtu: 9000,
-        up: true,
-    };
-    for act in [big, Act::Settle, Act::Wait(20_000)] {
-        world.take(&act);
-    }
-    assert_eq!(world.host.kernel.named("brqloc").unwrap().link.mtu, 1500);
-}
-
-#[test]
-fn static_entries_come_with_a_port_whose_first_plan_failed() {
-    let mut world = World::new(false, Mode::PerNetwork);
-    world.plugins(true, true);
+fn flags_of_a_port_that_was_renamed_before_it_could_leave_its_bridge_go_back() {
     let verdict = PortVerdict {
         flags: PortFlags {
-            isolated: Some(true),
+            guard: Some(true),
             ..PortFlags::default()
         },
-        fdb: vec![FdbEntry { mac: MAC, dst: None }],
         ..PortVerdict::default()
     };
-    for act in [tap(LOCAL), tap(VLAN), of_tap(verdict), Act::Settle] {
-        world.take(&act);
+    let mut world = World::new(false, Mode::PerNetwork);
+    // The new name is read after the plan is made.
+    world.host.read_budget = 1;
+    let acts = [
+        tap(FLAT),
+        tap(LOCAL),
+        of_tap(verdict),
+        Act::Settle,
+        bind(LOCAL),
+        tap(VLAN),
+        Act::Rename { tap: 0, net: FLAT },
+    ];
+    if let Err(error) = lives(world, &acts, (true, false), false) {
+        panic!("{error}");
     }
-    world.host.faults.push(Fault {
-        op: "set_port".to_owned(),
-        ..Fault::once(0, Moment::Before, libc::EBUSY)
-    });
-    for act in [bind(VLAN), Act::Settle, Act::Wait(20_000)] {
-        world.take(&act);
-    }
-    let index = world.taps()[0];
-    let device = world.host.kernel.device(index).unwrap();
-    assert!(
-        world.host.faults.iter().all(|fault| fault.times == 0),
-        "the fault struck"
-    );
-    assert_eq!(device.port_fdb, [MAC]);
 }

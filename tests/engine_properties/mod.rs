@@ -15,6 +15,7 @@ mod aware;
 mod check;
 mod hand;
 mod known;
+mod refused;
 mod verdict;
 
 use crate::fake_kernel::{Fault, Moment};

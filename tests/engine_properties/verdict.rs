@@ -1,6 +1,7 @@
 //! What plugins say in these worlds, and that nothing is left of what they say no more.
 
 use super::hand::{PER_NETWORK, World};
+use crate::fake_kernel::Device;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::net::Ipv4Addr;
@@ -191,6 +192,9 @@ impl World {
 
     /// The program starts again: how things were before it said otherwise is not known to the next one.
     pub fn forget_originals(&mut self) {
+        // Nor the MTU of a bridge that its network was told; and one without its mark is taken for somebody else's as it is.
+        let as_it_is = |d: &Device| d.link.alias.is_none() || d.link.mtu != 1500;
+        self.meddled |= self.host.kernel.named("brqloc").is_some_and(as_it_is);
         // Their networks' are what is left.
         self.born_with.clear();
         if self.spoken {

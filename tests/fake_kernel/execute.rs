@@ -113,6 +113,11 @@ impl Kernel {
         faults: &mut Vec<Fault>,
         told: Told<'_>,
     ) -> Result<Applied, Failure> {
+        // `kernel::Error::Replaced`: what is called otherwise now is not gone, also not to a delete.
+        let renamed = named_links(op).iter().any(|link| {
+            let device = link.index.and_then(|index| self.device(index));
+            device.is_some_and(|d| d.link.name != link.name)
+        });
         let struck = faults.iter_mut().find_map(|f| f.strikes(op).then(|| f.clone()));
         faults.retain(|f| f.times > 0);
         let answer = match &struck {
@@ -130,6 +135,7 @@ impl Kernel {
                 Some(device) => Ok(Applied::Created(Box::new(device.link.clone()))),
                 None => Ok(Applied::Done),
             },
+            Err(refusal) if renamed => Err(failure(&refusal, FailureClass::Gone)),
             Err(refusal) if refusal.class(goal(op)) == Class::AlreadySo => match created {
                 None => Ok(Applied::Done),
                 Some(name) => match self.by_name(&name) {
