@@ -5,6 +5,7 @@
 //! what it said, and how ports, networks and devices stand at the end.
 
 pub mod step;
+mod verdicts;
 
 use crate::fake_kernel::Kernel;
 use crate::fake_kernel::host::Host;

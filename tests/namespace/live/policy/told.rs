@@ -314,3 +314,48 @@ fn answers_outlive_a_daemon_that_is_killed_and_a_plugin_that_fails_after_it() {
         daemon.wait_port("tap4", "pending");
     });
 }
+
+/// A tap whose plugins think for a while says so where somebody asks; the log has no line for a millisecond. An answer
+/// from memory is there before anybody could wait.
+#[test]
+fn waiting_for_policy_is_in_explain_and_not_in_the_log() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = with_plugins(
+            &host,
+            &[(
+                "slow.lua",
+                "return { api = 1, reads = { 'network' }, port = function(ctx)\n\
+                 local n = 0\nfor i = 1, 1e5 do n = n + i end\nreturn ctx.network and n > 0 and { mtu = 1400 } end }",
+            )],
+        );
+        let states = |tap: &str| -> Vec<String> {
+            daemon.wait_port(tap, "attached");
+            let (_, story, _) = output(&daemon, &["explain", tap]);
+            let state = |line: &str| Some(line.split_once("  state    ")?.1.to_owned());
+            story.lines().filter_map(state).collect()
+        };
+        let _first = host.tap("tap1-blue");
+        let first = states("tap1-blue");
+        assert_eq!(first[0], "pending: waits for policy", "{first:?}");
+        assert!(
+            first.iter().any(|state| state.starts_with("attached")),
+            "{first:?}"
+        );
+        // One with the bridge as it is now, then one that is answered from memory.
+        let _second = host.tap("tap2-blue");
+        states("tap2-blue");
+        let _third = host.tap("tap3-blue");
+        let third = states("tap3-blue");
+        assert!(
+            third.iter().all(|state| !state.contains("waits for policy")),
+            "{third:?}"
+        );
+        assert!(
+            !daemon.log_text().contains("waits for policy"),
+            "{}",
+            daemon.log_text()
+        );
+    });
+}
