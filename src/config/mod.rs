@@ -38,6 +38,7 @@ mod vxlan;
 
 pub use addition::{Unfit, fits};
 pub use diff::{Changes, Difference, difference};
+pub use policy::KeyPlaces;
 pub use report::{Diagnostic, Related, Report};
 pub use told::{gateway_from_json, gateway_to_json, port_facts_from_json};
 
@@ -110,6 +111,7 @@ pub struct PolicySettings {
     pub base: PathBuf,
     /// Where the daemon keeps the plugins that were last in force; none: nowhere.
     pub archive: Option<PathBuf>,
+    pub places: KeyPlaces,
 }
 
 /// Reads and checks a configuration file and everything it includes.

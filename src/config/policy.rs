@@ -8,6 +8,30 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
+/// Where the keys of `[policy]` are written, for messages: "limits.mtu.deadline_ms" at "tapwire.toml:12:1".
+#[derive(Debug, Clone, Default)]
+pub struct KeyPlaces(BTreeMap<String, String>);
+
+impl KeyPlaces {
+    /// The place of a key, or of the table that it would be in.
+    pub fn of(&self, path: &str) -> Option<&str> {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.0.get(path) {
+                return Some(place);
+            }
+            path = path.rsplit_once('.')?.0;
+        }
+    }
+}
+
+/// A setting that moved to another line is the same setting.
+impl PartialEq for KeyPlaces {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// `[policy]`; `main` is the main file, whose directory plugins' data files are relative to.
 pub(super) fn read(
     table: Option<Table<'_>>,
@@ -43,6 +67,13 @@ pub(super) fn read(
             }
         }
         for item in t.take_rest() {
+            note_places(
+                &item.key,
+                item.key_place,
+                &item.value,
+                sources,
+                &mut settings.places,
+            );
             if let Some(value) = json(&item.value, item.place, findings) {
                 settings.settings.insert(item.key.into_owned(), value);
             }
@@ -52,6 +83,8 @@ pub(super) fn read(
         for item in t.take_rest() {
             let name = item.key.to_string();
             let place = item.place;
+            let path = format!("plugin.{name}");
+            note_places(&path, item.key_place, &item.value, sources, &mut settings.places);
             match json(&item.value, place, findings) {
                 Some(value @ serde_json::Value::Object(_)) => {
                     settings.plugin.insert(name, value);
@@ -66,6 +99,26 @@ pub(super) fn read(
         }
     }
     settings
+}
+
+/// Notes where a key and the keys of the tables in it are.
+fn note_places(path: &str, place: Place, value: &DeValue<'_>, sources: &Sources, places: &mut KeyPlaces) {
+    if let Some(at) = sources.position(place) {
+        let text = format!("{}:{}:{}", at.path.display(), at.line, at.column);
+        places.0.insert(path.to_owned(), text);
+    }
+    if let DeValue::Table(table) = value {
+        for (key, value) in table {
+            let place = Place::new(place.file, &key.span());
+            note_places(
+                &format!("{path}.{}", key.get_ref()),
+                place,
+                value.get_ref(),
+                sources,
+                places,
+            );
+        }
+    }
 }
 
 /// A TOML value as JSON; what JSON can't say is reported at the place of the key's value.

@@ -9,7 +9,7 @@ use super::plugin::source::{Source, expand};
 use super::plugin::store::{Kept, Store};
 use super::settings::Settings;
 use super::tables;
-use crate::config::PolicySettings;
+use crate::config::{KeyPlaces, PolicySettings};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -81,6 +81,14 @@ fn general(place: &str, message: impl Into<String>) -> Problem {
     }
 }
 
+/// At the line of the configuration that says so, if that is known.
+fn placed(places: &KeyPlaces, key: &str, table: &str, message: String) -> Problem {
+    match places.of(key) {
+        Some(place) => general(place, format!("{table} {message}")),
+        None => general(table, message),
+    }
+}
+
 fn with_cause(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
@@ -92,9 +100,15 @@ impl Inputs {
     /// Reads every file. What is wrong with them is part of it, and an error only when they are loaded.
     pub fn read(config: &PolicySettings) -> Result<Self, LoadReport> {
         let mut problems = Vec::new();
-        let settings = Settings::read(config).map(Arc::new).map_err(|e| LoadReport {
-            problems: vec![general("[policy]", e.to_string())],
-        })?;
+        let (settings, mistakes) = Settings::read(config);
+        let settings = Arc::new(settings);
+        problems.extend(mistakes.iter().map(|mistake| {
+            let key = match mistake.path.is_empty() {
+                true => mistake.field().to_owned(),
+                false => format!("{}.{}", mistake.path, mistake.field()),
+            };
+            placed(&config.places, &key, "[policy]", mistake.to_string())
+        }));
         let maps = match tables::read_all(&settings.maps) {
             Ok(maps) => Arc::new(maps),
             Err(errors) => {
@@ -314,10 +328,12 @@ fn strays(settings: &Settings, members: &[Member], left_out: &[Problem], failed:
         .filter(|(_, name)| !names.contains(name.as_str()))
         .map(|(table, name)| {
             let hint = super::shape::did_you_mean(name, names.iter().copied().filter(|n| !n.is_empty()));
-            general(
-                &format!("[policy.{table}.{name}]"),
-                format!("no plugin of this name is loaded{hint}"),
-            )
+            let message = format!("no plugin of this name is loaded{hint}");
+            let key = format!("{table}.{name}");
+            match settings.places.of(&key) {
+                Some(place) => general(place, format!("[policy.{key}]: {message}")),
+                None => general(&format!("[policy.{key}]"), message),
+            }
         })
         .collect()
 }

@@ -2,8 +2,8 @@
 
 use super::plugin::manifest::OnError;
 use super::shape::{Decode, Misshapen, Whole, decoded_record};
-use crate::config::PolicySettings;
-use serde_json::Value as Json;
+use crate::config::{KeyPlaces, PolicySettings};
+use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,12 +81,61 @@ pub struct Settings {
     pub state_directory: Option<PathBuf>,
     /// `[policy.plugin.NAME]`.
     pub options: BTreeMap<String, Json>,
+    pub places: KeyPlaces,
+}
+
+fn single(key: &str, value: Json) -> Json {
+    Json::Object(Map::from_iter([(key.to_owned(), value)]))
 }
 
 impl Settings {
-    pub fn read(config: &PolicySettings) -> Result<Self, Misshapen> {
-        let raw = RawSettings::decode(Json::Object(config.settings.clone()))?;
-        Ok(Self {
+    /// What is right of them, and every mistake in the rest.
+    pub fn read(config: &PolicySettings) -> (Self, Vec<Misshapen>) {
+        let (mut right, mut mistakes) = (Map::new(), Vec::new());
+        for (key, value) in &config.settings {
+            let check = |value: Json| RawSettings::decode(single(key, value)).map(|_| ());
+            match value {
+                // One by one, so that one mistake does not hide another.
+                Json::Object(table) if RawSettings::FIELDS.contains(&key.as_str()) => {
+                    let mut kept = Map::new();
+                    for (name, value) in table {
+                        let parts = match value {
+                            Json::Object(inner) if key == "limits" => {
+                                let good = inner.iter().filter(|(field, value)| {
+                                    let one = single(field, (*value).clone());
+                                    check(single(name, one)).map_err(|e| mistakes.push(e)).is_ok()
+                                });
+                                Json::Object(good.map(|(k, v)| (k.clone(), v.clone())).collect())
+                            }
+                            other => match check(single(name, other.clone())) {
+                                Ok(()) => other.clone(),
+                                Err(mistake) => {
+                                    mistakes.push(mistake);
+                                    continue;
+                                }
+                            },
+                        };
+                        kept.insert(name.clone(), parts);
+                    }
+                    match check(Json::Object(kept.clone())) {
+                        Ok(()) => drop(right.insert(key.clone(), Json::Object(kept))),
+                        Err(mistake) => mistakes.push(mistake),
+                    }
+                }
+                other => match check(other.clone()) {
+                    Ok(()) => drop(right.insert(key.clone(), other.clone())),
+                    Err(mistake) => mistakes.push(mistake),
+                },
+            }
+        }
+        let raw = match RawSettings::decode(Json::Object(right)) {
+            Ok(raw) => raw,
+            Err(mistake) => {
+                mistakes.push(mistake);
+                return (Self::default(), mistakes);
+            }
+        };
+        let settings = Self {
             defaults: PluginSettings {
                 deadline_ms: raw.deadline_ms,
                 abandon_ms: raw.abandon_ms,
@@ -102,7 +151,9 @@ impl Settings {
                 .collect(),
             state_directory: raw.state.map(|path| config.base.join(path)),
             options: config.plugin.clone(),
-        })
+            places: config.places.clone(),
+        };
+        (settings, mistakes)
     }
 
     /// Names that have limits of their own.
@@ -144,12 +195,38 @@ mod tests {
         let Json::Object(settings) = settings else {
             panic!("not a table")
         };
-        Settings::read(&PolicySettings {
+        let (settings, mistakes) = Settings::read(&PolicySettings {
             settings,
             base: "/etc/tapwire".into(),
             ..PolicySettings::default()
-        })
-        .map_err(|e| e.to_string())
+        });
+        match mistakes.is_empty() {
+            true => Ok(settings),
+            false => Err(mistakes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")),
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_what_is_right_counts() {
+        assert_eq!(
+            read(json!({
+                "deadline_ms": 0, "memory_mib": 0, "dedline_ms": 5, "maps": {"a": 5, "b": "b.csv"}, "on_error": "deni",
+                "limits": {"mtu": {"deadlin_ms": 5, "abandon_ms": 1, "memory_mib": 16}, "x": 5},
+            }))
+            .unwrap_err(),
+            "deadline_ms: 0 is outside 1..10000\n\
+             unknown field `dedline_ms`, did you mean `deadline_ms`?\n\
+             limits.mtu.abandon_ms: 1 is outside 10..60000\n\
+             limits.mtu: unknown field `deadlin_ms`, did you mean `deadline_ms`?\n\
+             limits.x: expected a table with keys, found number 5\n\
+             maps.a: expected a string, found number 5\n\
+             memory_mib: 0 is outside 2..1024\n\
+             on_error: `deni` is not one of deny, skip, last_good, did you mean `deny`?"
+        );
     }
 
     #[test]

@@ -185,6 +185,32 @@ fn tapwire_check_also_checks_the_plugins_and_their_options() {
 }
 
 #[test]
+fn check_names_the_line_of_every_mistake_in_the_policy_tables() {
+    let site = Site::new("", &[("mtu.lua", MTU)]);
+    site.write(
+        "tapwire.toml",
+        "[policy]\nplugins = [\"plugins\"]\non_eror = \"deny\"\ndeadline_ms = 0\nmemory_mib = 0\n\
+         [policy.limits.mtu]\nabandon_ms = 1\n[policy.maps]\nmacs = 5\n\
+         [policy.plugin.mtu]\nbytes = 9\n[policy.plugin.mut]\n",
+    );
+    let output = site.run(&["check"]);
+    assert_exit(&output, 2);
+    let stderr = site.shown(&output.stderr);
+    for line in [
+        "tapwire.toml:3:1: [policy] unknown field `on_eror`, did you mean `on_error`?",
+        "tapwire.toml:4:1: [policy] deadline_ms: 0 is outside 1..10000",
+        "tapwire.toml:5:1: [policy] memory_mib: 0 is outside 2..1024",
+        "tapwire.toml:7:1: [policy] limits.mtu.abandon_ms: 1 is outside 10..60000",
+        "tapwire.toml:9:1: [policy] maps.macs: expected a string, found number 5",
+        "tapwire.toml:11:1: [policy.plugin.mtu] bytes: 9 is outside 1280..",
+        "[policy.plugin.mut]: no plugin of this name is loaded, did you mean `mtu`?",
+    ] {
+        assert!(stderr.contains(line), "{line} is missing in:\n{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 7, "{stderr}");
+}
+
+#[test]
 fn check_says_which_plugins_the_daemon_would_start_without() {
     let site = Site::new(
         "required = false\n",

@@ -13,6 +13,7 @@ use super::source::Source;
 use crate::policy::api::Hook;
 use crate::policy::lift::{Bounds, lift};
 use crate::policy::settings::Settings;
+use crate::policy::shape::Misshapen;
 use mlua::serde::LuaSerdeExt;
 use mlua::{Function, Lua, Table, Value};
 use serde_json::{Map, Value as Json};
@@ -147,7 +148,16 @@ pub fn load(
         .or_else(|| around.settings.options.get(&name));
     let options = options::configure(&manifest.schema, configured).map_err(|problems| {
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        problem(None, format!("[policy.plugin.{name}] {}", text.join("; ")))
+        let key = |mistake: &Misshapen| format!("plugin.{name}.{}", mistake.origin());
+        // Of options that the configuration says; a default that does not fit stands in the plugin's file.
+        let told = problems
+            .iter()
+            .filter(|_| configured.is_some() && around.options.is_none());
+        let place = told.filter_map(|p| around.settings.places.of(&key(p))).next();
+        problem(
+            place.map(str::to_owned),
+            format!("[policy.plugin.{name}] {}", text.join("; ")),
+        )
     })?;
     fill_config(&lua, &config, &options, &manifest).map_err(raised)?;
     let limits = around.settings.limits(&name);
