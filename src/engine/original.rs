@@ -52,10 +52,16 @@ impl Original {
         }
     }
 
-    /// A new bridge port starts with the kernel's flags, whatever it had elsewhere; `said` is what changes them.
-    pub fn joined(&mut self, said: &PortFlags) {
+    /// A new bridge port starts with the kernel's flags, whatever it had elsewhere; `said` is what changes them. `again`: it
+    /// is not known to be a new one.
+    pub fn joined(&mut self, said: &PortFlags, again: bool) {
         let new = |said: Option<bool>, new: Option<bool>, _| (said, new.filter(|_| said.is_some()));
-        (_, self.flags) = zip(said, &PortFlags::NEW_PORT, &PortFlags::default(), new);
+        let (_, new) = zip(said, &PortFlags::NEW_PORT, &PortFlags::default(), new);
+        self.flags = if again {
+            new.overlaid_with(&self.flags)
+        } else {
+            new
+        };
     }
 
     /// A verdict sets the MTU, or none does.
@@ -290,7 +296,7 @@ mod tests {
         let mut first = want();
         first.flags.isolated = Some(true);
         original.complete(&mut first, None, &link(PortFlags::default()), true);
-        original.joined(&first.flags);
+        original.joined(&first.flags, false);
         let have = PortFlags {
             isolated: Some(true),
             ..PortFlags::NEW_PORT

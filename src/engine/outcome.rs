@@ -65,9 +65,12 @@ impl Engine {
                 let op = done.plan.steps.get(at).map(|step| &step.op);
                 if op.is_some_and(|op| self.joins_a_bridge_that_goes(id, op, &failure)) {
                     failure.class = FailureClass::Gone;
-                    if let Some(entry) = self.segments.get_mut(id) {
-                        entry.moving = None;
-                    }
+                }
+                if failure.class == FailureClass::Gone
+                    && let Some(entry) = self.segments.get_mut(id)
+                {
+                    // The move did not fail; there is another bridge to move to in a moment.
+                    entry.moving = None;
                 }
                 relocation::step_failed(self, id);
                 self.on_segment_failure(id, &failure, op_text(at), now);
@@ -135,15 +138,17 @@ impl Engine {
                 if let Some(Master::Set(bridge)) = change.master
                     && let Some(tap) = self.taps.get_mut(index)
                 {
+                    // It may be a port of this one all along: what was read last is old after lost events.
+                    let again = tap.wired == bridge.index;
                     tap.wired = bridge.index;
                     tap.settled = None;
-                    // Those of another bridge's port; this one's come in later steps, or in a later plan.
-                    tap.fdb.clear();
-                    let said = match &tap.intent {
-                        PortIntent::Attach(want) => want.flags,
-                        _ => PortFlags::default(),
+                    let (flags, fdb) = match &tap.intent {
+                        PortIntent::Attach(want) => (want.flags, &want.fdb[..]),
+                        _ => (PortFlags::default(), &[][..]),
                     };
-                    tap.original.joined(&said);
+                    // Those of another bridge's port; this one's come in later steps, or in a later plan.
+                    tap.fdb.retain(|mac| again && !fdb.contains(mac));
+                    tap.original.joined(&flags, again);
                 }
             }
             (

@@ -6,7 +6,7 @@
 
 use super::event::{Action, Failure, Why};
 use super::state::SegmentState;
-use super::{Engine, orphan, relocation};
+use super::{Engine, Mirror, orphan, relocation};
 use crate::desired::fdb::derive_forwarding;
 use crate::desired::segment::{SegmentWant, UplinkWant, derive_segment};
 use crate::desired::verdict::NetworkVerdict;
@@ -135,7 +135,9 @@ impl Engine {
                 return Some(action);
             }
         }
-        if let Some(entry) = self.segments.get_mut(id) {
+        if self.mirror == Mirror::Current
+            && let Some(entry) = self.segments.get_mut(id)
+        {
             entry.original.settle(&said);
         }
         self.settle_ready(id, &want, bridge, cause, now);

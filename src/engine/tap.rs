@@ -2,11 +2,11 @@
 //!
 //! Length: one port's whole decision, top to bottom; cut up it would have to be read in several files at once.
 
-use super::Engine;
 use super::backoff::Fight;
 use super::event::{Action, Why};
 use super::note::What;
 use super::state::{PortLabel, PortState, SegmentState, WAITS_FOR_POLICY};
+use super::{Engine, Mirror};
 use crate::desired::port::{PortIntent, PortWant, derive_port};
 use crate::model::owned::Mark;
 use crate::model::{Ifindex, Link, NetworkId, TapSelector, Time};
@@ -158,6 +158,11 @@ impl Engine {
         if want.guard.is_some() && !self.guard_allows(index, cause, now) {
             return None;
         }
+        let tap = self.taps.get_mut(&index)?;
+        if tap.wired != Some(bridge) && place == Place::Right {
+            // Put there by somebody else, without the entries that it had elsewhere.
+            tap.fdb.clear();
+        }
         let tap = self.taps.get(&index)?;
         let link = self.observed.link(index)?;
         // All was right once and nobody told otherwise since: somebody else undid it.
@@ -225,12 +230,16 @@ impl Engine {
     /// Everything is as it should be.
     pub(super) fn settle_attached(&mut self, index: Ifindex, bridge: Ifindex, admin_up: bool, now: Time) {
         let link_up = self.observed.link(index).map(|l| l.up);
+        let current = self.mirror == Mirror::Current;
         let Some(tap) = self.taps.get_mut(&index) else {
             return;
         };
         if let PortIntent::Attach(want) = &tap.intent {
             let mtu = self.segments.get(&want.network).and_then(|segment| segment.mtu);
-            tap.original.settle(want, mtu);
+            // After lost events what was read may be what was before: then it is not known yet that all is put back.
+            if current {
+                tap.original.settle(want, mtu);
+            }
             tap.settled = Some((Arc::clone(want), mtu));
         }
         tap.wired = Some(bridge);
@@ -289,6 +298,9 @@ impl Engine {
     pub(super) fn keep_or_wait(&mut self, index: Ifindex, state: PortState, now: Time) {
         if !self.is_on_its_bridge(index) {
             self.set_port_state(index, state, now);
+            // Whoever was to be guarded there and is not any more has no plan that would take its entries along.
+            let cause = self.taps.get(&index).map(|tap| tap.cause);
+            cause.into_iter().for_each(|cause| self.guard_left(index, cause));
             return;
         }
         let Some(tap) = self.taps.get_mut(&index) else {
@@ -355,6 +367,7 @@ impl Engine {
             tap.admin_state_applied = None;
             tap.original = original;
         }
+        self.guard_left(index, cause);
         self.set_port_state(
             index,
             PortState::Pending {

@@ -259,3 +259,96 @@ fn flags_of_a_port_that_was_renamed_before_it_could_leave_its_bridge_go_back() {
         panic!("{error}");
     }
 }
+
+#[test]
+fn static_entries_come_with_a_port_that_somebody_else_put_where_it_belongs() {
+    let verdict = PortVerdict {
+        fdb: vec![FdbEntry { mac: MAC, dst: None }],
+        ..PortVerdict::default()
+    };
+    let mut world = World::new(true, Mode::PerNetwork);
+    world.plugins(true, false);
+    // In the same breath in which it was attached.
+    let (attach, to) = (Act::Turns(1), Act::ToBridge { tap: 0, net: VLAN });
+    for act in [
+        tap(LOCAL),
+        of_tap(verdict.clone()),
+        attach,
+        bind(VLAN),
+        to,
+        Act::Settle,
+    ] {
+        world.take(&act);
+    }
+    let index = world.taps()[0];
+    assert_eq!(world.host.kernel.device(index).unwrap().port_fdb, [MAC]);
+}
+
+#[test]
+fn what_was_set_before_events_were_lost_goes_back() {
+    let verdict = PortVerdict {
+        alias: Some("site".into()),
+        fdb: vec![FdbEntry { mac: MAC, dst: None }],
+        flags: PortFlags {
+            flood: Some(false),
+            ..PortFlags::default()
+        },
+        ..PortVerdict::default()
+    };
+    for turns in 1..5 {
+        let mut world = World::new(true, Mode::PerNetwork);
+        // What was read last is how the tap was when it came.
+        world.host.read_budget = 1;
+        let acts = [
+            tap(LOCAL),
+            of_tap(verdict.clone()),
+            Act::Turns(turns),
+            Act::Lose,
+            tap(LOCAL),
+            Act::SayOfTap(0, None),
+        ];
+        if let Err(error) = lives(world, &acts, (true, false), false) {
+            panic!("{turns}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_guard_of_a_port_that_is_on_no_bridge_goes_with_its_mapping() {
+    let guarded = || Act::Bind {
+        tap: 0,
+        net: LOCAL,
+        mac: Some(1),
+    };
+    let deny = NetworkVerdict {
+        deny: denial(),
+        ..NetworkVerdict::default()
+    };
+    // Taken off by somebody and unbound; or denied, so that it never came on.
+    let unbound = vec![
+        tap(NOWHERE),
+        guarded(),
+        Act::Settle,
+        Act::Detach(0),
+        Act::Turns(1),
+        Act::Unbind(0),
+    ];
+    let denied = vec![
+        of_network(LOCAL, deny),
+        tap(LOCAL),
+        guarded(),
+        Act::Settle,
+        Act::FlushRuleset,
+        Act::Settle,
+        Act::Rename { tap: 0, net: LOCAL },
+    ];
+    for acts in [unbound, denied] {
+        let mut world = World::new(false, Mode::PerNetwork);
+        world.plugins(false, true);
+        for act in acts.iter().chain([&Act::Wait(20_000)]) {
+            world.take(act);
+        }
+        let index = world.taps()[0];
+        assert!(!world.host.kernel.guard.ports.contains_key(&index));
+    }
+}

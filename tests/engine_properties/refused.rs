@@ -159,3 +159,19 @@ fn a_move_that_was_taken_back_begins_with_the_interface_again() {
     world.recover();
     assert!(world.host.breaches.is_empty(), "{:#?}", world.host.breaches);
 }
+
+#[test]
+fn a_flat_interface_whose_bridge_is_gone_does_not_wait_as_after_a_failed_move() {
+    let mut world = World::new(false, Mode::PerNetwork);
+    world.host.faults.push(Fault {
+        op: "ip link set eth2 master brqflat".to_owned(),
+        ..Fault::once(0, Moment::Before, libc::ENODEV)
+    });
+    for act in [tap(FLAT), Act::Wait(3_000)] {
+        world.take(&act);
+    }
+    assert!(world.host.faults.is_empty(), "the fault struck");
+    let bridge = world.host.kernel.index("brqflat");
+    assert!(bridge.is_some());
+    assert_eq!(world.host.kernel.named("eth2").unwrap().link.master, bridge);
+}
