@@ -32,6 +32,30 @@ impl PartialEq for KeyPlaces {
     }
 }
 
+impl PolicySettings {
+    /// What plugins are made of: their files or directories, the `lib` beside them, the tables of `[policy.maps]`.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let library = |path: &PathBuf| match path.is_dir() {
+            true => Some(path.join("lib")),
+            false => Some(path.parent()?.join("lib")),
+        };
+        let libraries = self.plugins.iter().filter_map(library).filter(|lib| lib.is_dir());
+        let maps = self.settings.get("maps").and_then(serde_json::Value::as_object);
+        let maps = maps.into_iter().flat_map(serde_json::Map::values);
+        let maps = maps.filter_map(|path| Some(self.base.join(path.as_str()?)));
+        let mut files: Vec<PathBuf> = self
+            .plugins
+            .iter()
+            .cloned()
+            .chain(libraries)
+            .chain(maps)
+            .collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+}
+
 /// `[policy]`; `main` is the main file, whose directory plugins' data files are relative to.
 pub(super) fn read(
     table: Option<Table<'_>>,

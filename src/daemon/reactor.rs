@@ -377,7 +377,7 @@ impl Reactor {
             Some(watch) => {
                 let mut files = self.config.files.clone();
                 if self.config.policy.settings.get("watch") == Some(&serde_json::Value::Bool(true)) {
-                    files.extend(self.config.policy.plugins.iter().cloned());
+                    files.extend(self.config.policy.files());
                 }
                 watch.set(files, self.config.directories.clone(), since)
             }

@@ -1,5 +1,6 @@
 //! What plugins and operators are told: of taps that left, of drift, of plugins that disagree, of what a reload changes.
 
+use super::super::detail;
 use super::policy;
 use crate::support::daemon::Daemon;
 use crate::support::feature::{Feature, require};
@@ -357,5 +358,39 @@ fn waiting_for_policy_is_in_explain_and_not_in_the_log() {
             "{}",
             daemon.log_text()
         );
+    });
+}
+
+#[test]
+fn a_watched_plugin_follows_its_modules_and_tables() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(SITE);
+        daemon.write_file("plugins/lib/sizes.lua", "return { mtu = 1400 }");
+        daemon.write_file("names.json", r#"{"alias": "first"}"#);
+        daemon.write_file(
+            "plugins/site.lua",
+            "local sizes = require('sizes')\n\
+             return { api = 1, port = function() return { mtu = sizes.mtu, alias = host.map('names').alias } end }",
+        );
+        let plugins = [daemon.path("plugins").to_string_lossy().into_owned()];
+        daemon.reload(&format!(
+            "{SITE}{}",
+            policy(&plugins, "watch = true\nmaps = { names = \"names.json\" }")
+        ));
+        let _tap = host.tap("tap1-blue");
+        let has = |what: &str, word: &str| {
+            wait_until(&format!("{what} {word}"), SOON, || {
+                detail(&host, "tap1-blue", what) == word
+            });
+        };
+        has("ifalias", "first");
+        daemon.write_file("names.json", r#"{"alias": "second"}"#);
+        has("ifalias", "second");
+        daemon.write_file("plugins/lib/sizes.lua", "return { mtu = 1300 }");
+        wait_until("the module's MTU", SOON, || {
+            detail(&host, "tap1-blue", "mtu") == 1300
+        });
     });
 }
