@@ -224,6 +224,16 @@ fn mistakes() -> Vec<(&'static str, String, Told)> {
             Load("a.lua:2: unknown field `oneror`, did you mean `on_error`?"),
         ),
         (
+            "a local left out where no test comes",
+            hook("    if ctx.link.mtu == 9 then seen = true end\n    return nil"),
+            Check("   warning: a.lua:4: assignment to global `seen`; write `local seen = ...`"),
+        ),
+        (
+            "a misspelt library where no test comes",
+            hook("    if ctx.link.mtu == 9 then return { alias = strng.upper(\"a\") } end"),
+            Check("   warning: a.lua:4: unknown global `strng`, did you mean `string`?"),
+        ),
+        (
             "a misspelt hook",
             hook("    return nil").replace("port =", "prot ="),
             Load("a.lua:3: there is no hook `prot`, did you mean `port`?"),
@@ -335,4 +345,10 @@ fn a_plugin_without_mistakes_has_no_warning() {
     let bench = Bench::new(&[("a.lua", &hook("    return { mtu = 1400 }"))]);
     let check = tools::check(&[], &bench.config, &["storage".to_owned()]);
     assert!(!check.to_string().contains("warning"), "{check}");
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
+    let check = tools::check(&[shipped], &tapwire::config::PolicySettings::default(), &[]);
+    assert!(
+        check.code == 0 && !check.to_string().contains("warning"),
+        "{check}"
+    );
 }

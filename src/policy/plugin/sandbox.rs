@@ -125,6 +125,16 @@ impl Sandbox {
         Ok(Self { lua, globals })
     }
 
+    /// Names of all libraries and functions that scripts have.
+    pub fn known() -> Result<Vec<String>> {
+        let sandbox = Self::new(Arc::new(KillSwitch::default()))?;
+        let mut names = vec!["host".to_owned(), "print".to_owned(), "require".to_owned()];
+        for pair in sandbox.globals.pairs::<String, Value>() {
+            names.push(pair?.0);
+        }
+        Ok(names)
+    }
+
     /// Adds a global before the state is closed.
     pub fn define(&self, name: &str, value: impl mlua::IntoLua) -> Result<()> {
         self.globals.raw_set(name, value)
@@ -207,7 +217,7 @@ fn name_of(value: &Value) -> String {
     }
 }
 
-fn advice(name: &str) -> &'static str {
+pub(crate) fn advice(name: &str) -> &'static str {
     match name {
         "os" => "; a hook takes the time from ctx.now",
         "io" => "; tables from files come with host.map(name)",

@@ -1,9 +1,10 @@
 //! `tapwire policy check`: loads everything as the daemon would and says what it would run.
 
-use super::Report;
+use super::{Report, globals};
 use crate::config::PolicySettings;
 use crate::model::name::matches_bytes;
 use crate::policy::generation::load;
+use crate::policy::plugin::sandbox::Sandbox;
 use crate::policy::shape::did_you_mean;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +15,10 @@ pub fn check(paths: &[PathBuf], config: &PolicySettings, networks: &[String]) ->
     let loaded = match load(&config, &BTreeMap::new()) {
         Ok(loaded) => loaded,
         Err(report) => return Report::wrong(report),
+    };
+    let known = match Sandbox::known() {
+        Ok(known) => known,
+        Err(error) => return Report::wrong(error),
     };
     let mut report = Report::default();
     for (number, member) in (1..).zip(&loaded.members) {
@@ -46,6 +51,15 @@ pub fn check(paths: &[PathBuf], config: &PolicySettings, networks: &[String]) ->
                 report.line(format!(
                     "   warning: when.network: no network `{pattern}` is configured{hint}"
                 ));
+            }
+        }
+        let modules = plugin.source.library.values().map(|m| (&*m.shown, &*m.text));
+        for (shown, text) in [(&*plugin.source.shown, &*plugin.source.text)]
+            .into_iter()
+            .chain(modules)
+        {
+            for stray in globals::strays(text, &known) {
+                report.line(format!("   warning: {shown}:{stray}"));
             }
         }
         if let Some(reads) = &plugin.manifest.reads {

@@ -5,6 +5,7 @@ pub mod check;
 pub mod coverage;
 pub mod diff;
 pub mod eval;
+pub mod globals;
 pub mod recording;
 pub mod suite;
 pub mod testing;
