@@ -105,6 +105,10 @@ pub fn execute<T: Transport>(executor: &mut Executor<T>, plan: Plan) -> Done {
         // The failed one too: it may have had its effect and lost its answer, and to take back nothing is harmless.
         let done = plan.steps.iter().take(failed + 1).rev();
         for undo in done.filter_map(|step| step.undo.as_ref()) {
+            if !undo_failures.is_empty() {
+                // What was done before it may be all there is: addresses on an interface that could not be made a port again.
+                break;
+            }
             executor.run(std::slice::from_ref(undo), |_, outcome| {
                 if let Verdict::Failed(error) = &outcome.verdict {
                     undo_failures.push(format!("{undo}: {}", chain(error)));
@@ -116,5 +120,78 @@ pub fn execute<T: Transport>(executor: &mut Executor<T>, plan: Plan) -> Done {
         plan,
         results,
         undo_failures,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::request::Batch;
+    use crate::kernel::{Error, Goal, LinkKey, Refusal, nft};
+    use crate::model::{Link, LinkName};
+    use crate::plan::op::LinkRef;
+    use crate::plan::{CauseId, Key, Step};
+
+    /// Writes down what is to become of IPv6, and refuses two things.
+    #[derive(Default)]
+    struct Sysctls {
+        asked: Vec<String>,
+    }
+
+    impl Transport for &mut Sysctls {
+        fn exchange(
+            &mut self,
+            _: &mut Batch,
+            _: &mut dyn FnMut(usize, Option<Result<(), Refusal>>),
+        ) -> Result<(), Error> {
+            Ok(())
+        }
+        fn link(&mut self, _: LinkKey) -> Result<Link, Error> {
+            unreachable!("nothing is created")
+        }
+        fn name_of(&mut self, index: Ifindex) -> Result<Option<LinkName>, Error> {
+            Ok(LinkName::new(&format!("nic{index}")).ok())
+        }
+        fn set_disable_ipv6(
+            &mut self,
+            op: &'static str,
+            name: &LinkName,
+            _: Ifindex,
+            disable: bool,
+        ) -> Result<(), Error> {
+            let asked = format!("{name}={}", u8::from(disable));
+            self.asked.push(asked.clone());
+            match asked.as_str() {
+                "nic3=1" | "nic2=0" => Err(Error::refused(op, Goal::Change, Refusal::errno(libc::EBUSY))),
+                _ => Ok(()),
+            }
+        }
+        fn commit(&mut self, _: &'static str, _: Goal, _: &mut nft::Messages) -> Result<(), Error> {
+            unreachable!("nothing is guarded")
+        }
+    }
+
+    #[test]
+    fn taking_back_ends_with_the_first_step_that_cannot_be_taken_back() {
+        let silence = |index: u32, disable| Op::DisableIpv6 {
+            link: LinkRef {
+                name: LinkName::new(&format!("nic{index}")).unwrap(),
+                index: Ifindex::new(index),
+            },
+            disable,
+        };
+        let step = |index| Step {
+            op: silence(index, true),
+            undo: Some(silence(index, false)),
+        };
+        let plan = Plan {
+            key: Key::Guard,
+            cause: CauseId(0),
+            steps: vec![step(1), step(2), step(3)],
+        };
+        let mut sysctls = Sysctls::default();
+        let done = execute(&mut Executor::new(&mut sysctls), plan);
+        assert_eq!(done.undo_failures.len(), 1, "{:?}", done.undo_failures);
+        assert_eq!(sysctls.asked, ["nic1=1", "nic2=1", "nic3=1", "nic3=0", "nic2=0"]);
     }
 }

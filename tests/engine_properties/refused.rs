@@ -175,3 +175,39 @@ fn a_flat_interface_whose_bridge_is_gone_does_not_wait_as_after_a_failed_move() 
     assert!(bridge.is_some());
     assert_eq!(world.host.kernel.named("eth2").unwrap().link.master, bridge);
 }
+
+#[test]
+fn what_cannot_be_taken_back_stays_with_all_that_was_done_before_it() {
+    for (lost, refused) in [
+        ("ip link set eth2 nomaster", "ip link set eth2 master brqflat"),
+        (
+            "ip route replace default (IPv6)",
+            "ip route replace default (IPv6)",
+        ),
+    ] {
+        let mut world = World::new(false, Mode::PerNetwork);
+        for act in [tap(FLAT), Act::Settle] {
+            world.take(&act);
+        }
+        let fault = |op: &str, skip, moment| Fault {
+            op: op.to_owned(),
+            ..Fault::once(skip, moment, libc::EBUSY)
+        };
+        // The second skips what the first strikes, if it is of the same name.
+        let skip = usize::from(lost == refused);
+        world.host.faults.push(fault(refused, skip, Moment::Before));
+        world.host.faults.push(fault(lost, 0, Moment::After));
+        for act in [Act::DeleteTap(0), Act::Wait(400_000)] {
+            world.take(&act);
+        }
+        assert!(world.host.faults.is_empty(), "both faults struck");
+        world.take(&Act::Wait(400_000));
+        assert!(
+            world.host.breaches.is_empty(),
+            "{lost}: {:#?}",
+            world.host.breaches
+        );
+        assert_eq!(world.host.kernel.routes.len(), 3, "{lost}");
+        assert!(world.host.kernel.named("brqflat").is_none(), "{lost}");
+    }
+}

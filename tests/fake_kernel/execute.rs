@@ -96,6 +96,7 @@ impl Kernel {
             {
                 if let Err(failure) = self.one(undo, &mut made, faults, told) {
                     undo_failures.push(format!("{undo}: {}", failure.message));
+                    break;
                 }
             }
         }
