@@ -123,7 +123,7 @@
 ---@class tapwire.FdbRule
 ---@field mac? string Hardware address; may be left out of a flood entry. As text: mac address.
 ---@field dst? string Remote VTEP; needed by unicast and flood entries. As text: ip address.
----@field vlan? integer VLAN id, on a bridge with VLAN filtering. Whole number 1..4094.
+---@field vlan? integer VLAN id: tells entries apart. The kernel's entry is in every VLAN of the port. Whole number 1..4094.
 ---@field kind? "unicast"|"flood"|"static" Default: "static" without `dst`, else "unicast", or "flood" for the all-zero address.
 
 ---@class tapwire.NetworkVerdict

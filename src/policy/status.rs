@@ -121,7 +121,7 @@ impl Counters {
     pub fn failures(&self) -> u64 {
         self.by_outcome
             .iter()
-            .filter(|((_, o), _)| o.is_failure())
+            .filter(|((_, o), _)| o.is_failure() && *o != Outcome::Tripped)
             .map(|(_, n)| n)
             .sum()
     }

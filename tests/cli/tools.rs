@@ -86,6 +86,10 @@ fn the_shipped_plugins_pass_their_tests_and_a_broken_one_fails_with_place_and_di
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["ok"], false);
     assert!(report["lines"].as_array().unwrap().len() > 5, "{report}");
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases[0]["name"], "vxlan leaves room for the headers");
+    assert_eq!(cases[0]["problems"], json!(["mtu: want 8950, got 8949"]));
+    assert!(cases.iter().any(|case| case["problems"] == json!([])), "{report}");
 }
 
 #[test]

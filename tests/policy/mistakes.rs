@@ -234,6 +234,11 @@ fn mistakes() -> Vec<(&'static str, String, Told)> {
             Check("   warning: a.lua:4: unknown global `strng`, did you mean `string`?"),
         ),
         (
+            "a veto that does not say why",
+            hook("    return { deny = \"\" }"),
+            Call("a.lua:4: deny: say why, for who asks why the tap is not attached"),
+        ),
+        (
             "a misspelt hook",
             hook("    return nil").replace("port =", "prot ="),
             Load("a.lua:3: there is no hook `prot`, did you mean `port`?"),

@@ -156,7 +156,10 @@ fn finish(context: &mut Context, report: &Report) -> Result<(), Failure> {
 }
 
 fn print(context: &mut Context, report: &Report) -> Result<(), Failure> {
-    let value = serde_json::json!({ "ok": report.code == 0, "lines": report.lines });
+    let mut value = serde_json::json!({ "ok": report.code == 0, "lines": report.lines });
+    if let Some(map) = value.as_object_mut().filter(|_| !report.cases.is_empty()) {
+        map.insert("cases".to_owned(), serde_json::json!(report.cases));
+    }
     context.print(&value, |out, _| {
         report.lines.iter().try_for_each(|line| {
             let line = painted(out, line);

@@ -31,7 +31,7 @@ verdict_record! {
         pub mac: Option<MacText>,
         /// Remote VTEP; needed by unicast and flood entries.
         pub dst: Option<IpText>,
-        /// VLAN id, on a bridge with VLAN filtering.
+        /// VLAN id: tells entries apart. The kernel's entry is in every VLAN of the port.
         pub vlan: Option<VlanId>,
         /// Default: "static" without `dst`, else "unicast", or "flood" for the all-zero address.
         pub kind: Option<FdbKind>,
@@ -309,7 +309,11 @@ impl Verdict {
                 check_port(&verdict)?;
                 Ok(Verdict::Port(verdict))
             }
-            Hook::Admit => AdmitVerdict::decode(value).map(Verdict::Admit),
+            Hook::Admit => {
+                let verdict = AdmitVerdict::decode(value)?;
+                check_reason(verdict.deny.as_deref())?;
+                Ok(Verdict::Admit(verdict))
+            }
             Hook::Observe | Hook::Tick => ObserveVerdict::decode(value).map(Verdict::Observe),
             Hook::Attached | Hook::Detached | Hook::Drift | Hook::Lease => Err(Misshapen::new(WATCHING_ONLY)),
         }
@@ -348,14 +352,18 @@ fn check_port(verdict: &PortVerdict) -> Result<(), Misshapen> {
         let problem = format!("at most {MAX_ALIAS} bytes without control characters");
         return Err(Misshapen::new(problem).inside("alias"));
     }
-    if verdict
-        .deny
-        .as_ref()
-        .is_some_and(|reason| reason.len() > MAX_REASON)
-    {
-        return Err(Misshapen::new(format!("at most {MAX_REASON} bytes")).inside("deny"));
-    }
-    Ok(())
+    check_reason(verdict.deny.as_deref())
+}
+
+fn check_reason(reason: Option<&str>) -> Result<(), Misshapen> {
+    let problem = match reason {
+        Some(reason) if reason.trim().is_empty() => {
+            "say why, for who asks why the tap is not attached".to_owned()
+        }
+        Some(reason) if reason.len() > MAX_REASON => format!("at most {MAX_REASON} bytes"),
+        _ => return Ok(()),
+    };
+    Err(Misshapen::new(problem).inside("deny"))
 }
 
 fn check_resolve(verdict: &ResolveVerdict) -> Result<(), Misshapen> {

@@ -210,7 +210,7 @@ impl Shared {
             ifname = context.tap(), ifindex, network = context.network_id(), elapsed_us)
         .entered();
         for line in lines {
-            write_line(&plugin.name, context.tap(), line);
+            write_line(&plugin.name, self.generation(), context.tap(), line);
         }
         // Who asked tells people (the daemon once, not for every tap).
         if let Err(fault) = &called.answer {
@@ -341,13 +341,13 @@ impl Watched for Arc<Shared> {
     }
 }
 
-fn write_line(plugin: &str, ifname: &str, line: &Line) {
+fn write_line(plugin: &str, generation: u64, ifname: &str, line: &Line) {
     use tracing::Level;
     let fields = Some(line.fields.as_str()).filter(|fields| !fields.is_empty());
     macro_rules! write_at {
         ($($level:ident => $macro:ident),*) => {
             match line.level {
-                $( Level::$level => tracing::$macro!(target: "policy", plugin, place = line.place, ifname, message = %line.message, fields, "plugin says"), )*
+                $( Level::$level => tracing::$macro!(target: "policy", plugin, generation, place = line.place, ifname, message = %line.message, fields, "plugin says"), )*
             }
         };
     }

@@ -27,8 +27,20 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub lines: Vec<String>,
+    /// Of `policy test`.
+    pub cases: Vec<CaseResult>,
     /// 0 all is well; 1 a test failed or an answer differs; 2 a plugin, file or argument is wrong.
     pub code: u8,
+}
+
+/// How one case of a test file ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaseResult {
+    /// "plugins/mtu_test.lua:3".
+    pub place: String,
+    pub name: String,
+    /// What is wrong, one line each; none: it passed.
+    pub problems: Vec<String>,
 }
 
 impl Report {
@@ -44,6 +56,7 @@ impl Report {
         Self {
             lines: problem.to_string().lines().map(str::to_owned).collect(),
             code: 2,
+            ..Self::default()
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::coverage::Lines;
 use super::diff::{MATCH, diff};
 use super::suite::{Case, collect, without_empty};
-use super::{Bench, Report};
+use super::{Bench, CaseResult, Report};
 use crate::policy::api::context::Link;
 use crate::policy::api::decision::Verdict;
 use crate::policy::api::{Context, Hook, Outcome, Reply, Request, Subject};
@@ -53,20 +53,26 @@ pub fn run(paths: &[PathBuf], coverage: Coverage) -> Report {
         let beside = file.parent().unwrap_or(Path::new(".")).to_owned();
         for case in cases {
             let name = case.spec.name.clone().unwrap_or_default();
-            match run_case(&case, &beside, coverage, &mut lines) {
-                Ok(()) => {
-                    passed += 1;
-                    report.line(format!("ok   {} {name}", case.place));
-                }
-                Err(problems) => {
-                    failed += 1;
-                    report.raise(1);
-                    report.line(format!("FAIL {} {name}", case.place));
-                    report
-                        .lines
-                        .extend(problems.into_iter().map(|p| format!("       {p}")));
-                }
+            let problems = match run_case(&case, &beside, coverage, &mut lines) {
+                Ok(()) => Vec::new(),
+                Err(problems) => problems,
+            };
+            if problems.is_empty() {
+                passed += 1;
+                report.line(format!("ok   {} {name}", case.place));
+            } else {
+                failed += 1;
+                report.raise(1);
+                report.line(format!("FAIL {} {name}", case.place));
+                report
+                    .lines
+                    .extend(problems.iter().map(|p| format!("       {p}")));
             }
+            report.cases.push(CaseResult {
+                place: case.place,
+                name,
+                problems,
+            });
         }
     }
     if coverage == Coverage::Lines {
