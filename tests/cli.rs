@@ -228,6 +228,31 @@ fn check_shows_every_mistake_and_exits_2() {
 }
 
 #[test]
+fn check_warns_of_what_can_hardly_be_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("tapwire.toml");
+    std::fs::write(
+        &config,
+        "[[network]]\nid = \"a\"\nnetwork_type = \"local\"\n[[port]]\ntap = \"vm*\"\nnetwork = \"a\"\n",
+    )
+    .unwrap();
+    let output = tapwire(&["check", "--config"]).arg(&config).output().unwrap();
+    assert_exit(&output, 0);
+    let stdout = text(&output.stdout);
+    assert!(stdout.starts_with("warning: tap `vm*` will never"), "{stdout}");
+    assert!(stdout.contains("tapwire.toml:5:7\n"), "{stdout}");
+    assert!(stdout.ends_with("ok (1 file, 1 network, 1 port)\n"), "{stdout}");
+    let output = tapwire(&["--json", "check", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_exit(&output, 0);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["warnings"][0]["line"], 5, "{report}");
+}
+
+#[test]
 fn completions_and_manual_pages_come_for_every_shell_and_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = tapwire(&["completions", shell]).output().unwrap();
@@ -470,6 +495,7 @@ fn answer(command: Command) -> Option<tapwire::control::api::Reply<WaitReport>> 
         Command::Reload { reply, .. } => drop(reply.send(Ok(ReloadReport {
             files: 2,
             changes: vec!["network blue added (networks.d/blue.toml:3)".into()],
+            warnings: vec!["ports.toml:7: tap `vm*` will never be looked at".into()],
         }))),
         Command::Wait { condition, reply } => match condition {
             WaitCondition::InSync => drop(reply.send(Ok(WaitReport::default()))),

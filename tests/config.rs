@@ -1,5 +1,5 @@
-//! The corpus of configuration files: `tests/config/valid/*` load, `tests/config/invalid/*` are refused with exactly
-//! the report in the file beside them.
+//! The corpus of configuration files: `tests/config/valid/*` load, `tests/config/doubtful/*` load with exactly the
+//! warnings in the file beside them, `tests/config/invalid/*` are refused with exactly the report there.
 //!
 //! A case is a file `NAME.toml`, or a folder `NAME` with `main.toml` and what it includes. Its report is `NAME.stderr`.
 //! `TAPWIRE_BLESS=1 cargo test --test config` writes the reports anew; read the difference before committing it.
@@ -46,8 +46,14 @@ fn every_valid_file_loads() {
     let cases = cases("valid");
     assert!(cases.len() >= 8, "only {} cases", cases.len());
     for case in cases {
-        if let Err(report) = config::load(&case) {
-            panic!("{} is refused:\n{report}", case.display());
+        match config::load(&case) {
+            Err(report) => panic!("{} is refused:\n{report}", case.display()),
+            Ok(config) => assert!(
+                config.warnings.is_empty(),
+                "{}: {}",
+                case.display(),
+                config.warnings
+            ),
         }
     }
 }
@@ -56,13 +62,31 @@ fn every_valid_file_loads() {
 fn every_invalid_file_is_refused_with_exactly_its_report() {
     let cases = cases("invalid");
     assert!(cases.len() >= 40, "only {} cases", cases.len());
+    compare_reports(cases, |case| match config::load(case) {
+        Err(report) => Ok(report),
+        Ok(_) => Err("loads"),
+    });
+}
+
+#[test]
+fn every_doubtful_file_loads_with_exactly_its_warnings() {
+    let cases = cases("doubtful");
+    assert!(!cases.is_empty());
+    compare_reports(cases, |case| match config::load(case) {
+        Err(_) => Err("is refused"),
+        Ok(config) => Ok(config.warnings),
+    });
+}
+
+/// Each report with the file beside its case.
+fn compare_reports(cases: Vec<PathBuf>, load: impl Fn(&Path) -> Result<Report, &'static str>) {
     let bless = std::env::var_os("TAPWIRE_BLESS").is_some();
     let mut wrong = Vec::new();
     for case in cases {
-        let report = match config::load(&case) {
-            Err(report) => report.render(false),
-            Ok(_) => {
-                wrong.push(format!("{} loads", case.display()));
+        let report = match load(&case) {
+            Ok(report) => report.render(false),
+            Err(word) => {
+                wrong.push(format!("{} {word}", case.display()));
                 continue;
             }
         };

@@ -25,11 +25,20 @@ pub fn run(context: &mut Context, _: Args) -> Result<(), Failure> {
         Err(report) => return Err(refused_plugins(context, &report)),
     };
     let (files, networks, ports) = (config.files.len(), config.networks.len(), config.ports.len());
+    let warnings = config
+        .warnings
+        .diagnostics()
+        .iter()
+        .map(|warning| serde_json::json!(warning));
+    let left_out = plugins.left_out.iter().map(as_json);
     let summary = serde_json::json!({
         "ok": true, "config": path, "files": config.files, "networks": networks, "ports": ports,
-        "plugins": plugins.names, "warnings": plugins.left_out.iter().map(as_json).collect::<Vec<_>>(),
+        "plugins": plugins.names, "warnings": warnings.chain(left_out).collect::<Vec<_>>(),
     });
     context.print(&summary, |out, _| {
+        if !config.warnings.is_empty() {
+            out.line(config.warnings.render(out.has_colour()).trim_end())?;
+        }
         for problem in &plugins.left_out {
             let tag = out.paint(Style::Attention, "warning:");
             out.line(&format!(

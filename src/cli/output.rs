@@ -56,6 +56,10 @@ impl Output {
         }
     }
 
+    pub fn has_colour(&self) -> bool {
+        self.colour
+    }
+
     pub fn paint(&self, style: Style, text: &str) -> String {
         let text = plain(text);
         if self.colour && style != Style::Plain {

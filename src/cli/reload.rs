@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::{count, plain};
+use super::output::{Style, count, plain};
 use crate::control::api::ReloadReport;
 
 /// Read the configuration again and apply the difference
@@ -25,6 +25,10 @@ pub fn run(context: &mut Context, args: Args) -> Result<(), Failure> {
     context.print(&report, |out, r| {
         for change in &r.changes {
             out.line(&plain(change))?;
+        }
+        for warning in &r.warnings {
+            let tag = out.paint(Style::Attention, "warning:");
+            out.line(&format!("{tag} {}", plain(warning)))?;
         }
         out.line(&format!(
             "{} read, {}",

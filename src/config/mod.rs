@@ -73,6 +73,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// Directories that `include` patterns look into: a file that appears there may be a new part. May not exist yet.
     pub directories: Vec<PathBuf>,
+    /// Allowed, but hardly meant.
+    pub warnings: Report,
 }
 
 /// A value and the place that said it ("/etc/tapwire/networks.d/a.toml:12").
@@ -200,6 +202,7 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
     if !findings.is_empty() {
         return Err(findings.into_report(&sources));
     }
+    check::ports_out_of_sight(&drafts.ports, &taps, &mut findings);
     let local_ip = vxlan.settings.local_ip;
     let networks = drafts
         .networks
@@ -222,6 +225,7 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
             .map(|(name, p)| (name, p.value))
             .collect(),
         files: sources.paths().map(absolute).collect(),
+        warnings: findings.into_warnings(&sources),
         directories: directories.iter().map(|d| absolute(d)).collect(),
     })
 }

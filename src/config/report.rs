@@ -1,7 +1,8 @@
 //! What is wrong with a configuration: every mistake with its place, the line itself and a way out.
 //!
 //! `Findings` collects while files are read and checked; `Report` is the finished list that leaves this folder. A
-//! report is either printed (`render`, with the offending line under a caret) or serialised for `--json`.
+//! report is either printed (`render`, with the offending line under a caret) or serialised for `--json`. What is
+//! allowed but can hardly be meant is a warning: it refuses nothing.
 
 use super::place::{Place, Position, Sources};
 use annotate_snippets::renderer::DecorStyle;
@@ -9,11 +10,20 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Every mistake found in the files of one load, in the order of the files and lines. Never empty.
+/// Every mistake found in the files of one load, in the order of the files and lines; as an error never empty. Or its
+/// warnings.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(transparent)]
 pub struct Report {
     diagnostics: Vec<Diagnostic>,
+    #[serde(skip)]
+    severity: Severity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    Error,
+    Warning,
 }
 
 /// One mistake. Lines and columns count from 1 (columns in characters); both are absent when the whole file is
@@ -54,6 +64,20 @@ impl Report {
         &self.diagnostics
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
+    /// One line each, for a log: "net.toml:12: what is wrong; what to write instead".
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.diagnostics.iter().map(|diagnostic| {
+            let line = diagnostic.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let hint = diagnostic.hint.as_ref().map(|hint| format!("; {hint}"));
+            let (file, message) = (diagnostic.file.display(), &diagnostic.message);
+            format!("{file}{line}: {message}{}", hint.unwrap_or_default())
+        })
+    }
+
     /// For people. `colour` is the caller's decision (a terminal, `NO_COLOR`); plain otherwise.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -67,7 +91,7 @@ impl Report {
             if !out.is_empty() {
                 out.push('\n');
             }
-            out.push_str(&diagnostic.render(&renderer));
+            out.push_str(&diagnostic.render(self.severity, &renderer));
             out.push('\n');
         }
         out
@@ -83,14 +107,19 @@ impl fmt::Display for Report {
 impl std::error::Error for Report {}
 
 impl Diagnostic {
-    fn render(&self, renderer: &Renderer) -> String {
+    fn render(&self, severity: Severity, renderer: &Renderer) -> String {
+        let level = match severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
         let path = self.file.to_string_lossy();
-        let mut group = Level::ERROR
+        let mut group = level
+            .clone()
             .primary_title(self.message.as_str())
             .element(Origin::path(path.clone()));
         if let (Some(line), Some(column)) = (self.line, self.column) {
             group = located(
-                Level::ERROR.primary_title(self.message.as_str()),
+                level.primary_title(self.message.as_str()),
                 &path,
                 (line, column),
                 self.excerpt.as_ref(),
@@ -164,6 +193,7 @@ impl Finding {
 #[derive(Debug)]
 pub(super) struct Findings {
     list: Vec<Finding>,
+    warnings: Vec<Finding>,
     /// Comparisons that "did you mean" may still make. A file with thousands of misspelt references to thousands of
     /// networks must not take minutes to be refused.
     pub(super) comparisons_left: usize,
@@ -173,6 +203,7 @@ impl Default for Findings {
     fn default() -> Self {
         Self {
             list: Vec::new(),
+            warnings: Vec::new(),
             comparisons_left: 200_000,
         }
     }
@@ -180,14 +211,20 @@ impl Default for Findings {
 
 impl Findings {
     pub fn error(&mut self, place: Place, message: impl Into<String>) -> &mut Finding {
-        self.add(Where::Place(place), message.into())
+        add(&mut self.list, Where::Place(place), message.into())
+    }
+
+    /// Allowed, but hardly meant.
+    pub fn warning(&mut self, place: Place, message: impl Into<String>) -> &mut Finding {
+        add(&mut self.warnings, Where::Place(place), message.into())
     }
 
     /// A file as a whole.
     pub fn file_error(&mut self, path: &Path, message: impl Into<String>) -> &mut Finding {
-        self.add(Where::File(path.to_owned()), message.into())
+        add(&mut self.list, Where::File(path.to_owned()), message.into())
     }
 
+    /// No mistakes; there may be warnings.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -196,26 +233,37 @@ impl Findings {
         self.list.len()
     }
 
-    fn add(&mut self, at: Where, message: String) -> &mut Finding {
-        let index = self.list.len();
-        self.list.push(Finding {
-            at,
-            message,
-            hint: None,
-            related: None,
-        });
-        // Just pushed.
-        &mut self.list[index]
+    /// Files as a whole come first, then places in the order of the files and lines.
+    pub fn into_report(self, sources: &Sources) -> Report {
+        report(self.list, Severity::Error, sources)
     }
 
-    /// Files as a whole come first, then places in the order of the files and lines.
-    pub fn into_report(mut self, sources: &Sources) -> Report {
-        self.list.sort_by_key(|finding| match finding.at {
-            Where::File(_) => None,
-            Where::Place(place) => Some(place),
-        });
-        let diagnostics = self.list.into_iter().map(|f| diagnostic(f, sources)).collect();
-        Report { diagnostics }
+    pub fn into_warnings(self, sources: &Sources) -> Report {
+        report(self.warnings, Severity::Warning, sources)
+    }
+}
+
+fn add(list: &mut Vec<Finding>, at: Where, message: String) -> &mut Finding {
+    let index = list.len();
+    list.push(Finding {
+        at,
+        message,
+        hint: None,
+        related: None,
+    });
+    // Just pushed.
+    &mut list[index]
+}
+
+fn report(mut findings: Vec<Finding>, severity: Severity, sources: &Sources) -> Report {
+    findings.sort_by_key(|finding| match finding.at {
+        Where::File(_) => None,
+        Where::Place(place) => Some(place),
+    });
+    let diagnostics = findings.into_iter().map(|f| diagnostic(f, sources)).collect();
+    Report {
+        diagnostics,
+        severity,
     }
 }
 

@@ -4,7 +4,7 @@
 //! done when they are through. A binding is in force only after it is on disk; a reload comes into force whole or not.
 
 use super::reactor::{Reactor, SharedStore};
-use super::{convert, footprint, notify, rows, sources};
+use super::{convert, footprint, notify, report, rows, sources};
 use crate::config::{self, Config};
 use crate::control::api::{
     BindRequest, Binding, Failure, FailureKind, NetworkRow, NetworkSpec, ReloadReport, Reply,
@@ -243,9 +243,11 @@ impl Reactor {
     ) -> Result<ReloadReport, Failure> {
         let desired = sources::desired(&config, &self.told, &self.host);
         self.guard_detaches(&config, &desired, force)?;
+        report::config_warnings(&config);
         let report = ReloadReport {
             files: config.files.len() as u64,
             changes: sources::changes(&self.config, &config),
+            warnings: config.warnings.lines().collect(),
         };
         // What is open stays where it is until the next start.
         let daemon = config::DaemonSettings {

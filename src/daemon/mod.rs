@@ -69,6 +69,7 @@ pub fn run(start: &Start) -> Result<(), Error> {
     }
     // The command line and the configuration are read: a good part of the program was needed for that alone.
     footprint::release_files();
+    report::config_warnings(&config);
     privileges::check()?;
     let _lock = lock::Lock::take()
         .map_err(Error::Lock)?

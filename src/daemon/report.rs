@@ -3,10 +3,18 @@
 //! info: what an operator wants to see; warn: heals by itself; error: a human is needed. Data is in fields with fixed
 //! names, so that one `cause` finds the whole story.
 
+use crate::config::Config;
 use crate::engine::note::{Note, What};
 use crate::engine::service::ServiceState;
 use crate::engine::state::{GatewayState, PortLabel, PortState, SegmentState, WAITS_FOR_POLICY};
 use tracing::{debug, info, warn};
+
+/// What is allowed in the files but can hardly be meant.
+pub fn config_warnings(config: &Config) {
+    for warning in config.warnings.lines() {
+        warn!(target: "config", %warning, "configuration");
+    }
+}
 
 pub fn log(note: &Note) {
     let cause = note.cause.0;

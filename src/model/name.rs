@@ -111,6 +111,40 @@ impl NamePattern {
     pub fn matches(&self, name: &LinkName) -> bool {
         matches_bytes(self.0.as_bytes(), name.as_bytes())
     }
+
+    /// Is there an interface name that both match?
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.collapsed(), other.collapsed());
+        // Length of the shortest text that matches what is left of ours from `i` on and what is left of theirs from `j`
+        // on, for the row of `i` and the row below.
+        let too_long = LinkName::MAX + 1;
+        let mut below = vec![too_long; theirs.len() + 1];
+        for i in (0..=ours.len()).rev() {
+            let mut row = vec![too_long; theirs.len() + 1];
+            for j in (0..=theirs.len()).rev() {
+                row[j] = match (ours.get(i), theirs.get(j)) {
+                    (None, None) => 0,
+                    (Some(b'*'), Some(b'*')) => below[j].min(row[j + 1]),
+                    (Some(b'*'), Some(_)) => below[j].min(row[j + 1] + 1),
+                    (Some(b'*'), None) => below[j],
+                    (Some(_), Some(b'*')) => row[j + 1].min(below[j] + 1),
+                    (None, Some(b'*')) => row[j + 1],
+                    (Some(a), Some(b)) if a == b || *a == b'?' || *b == b'?' => below[j + 1] + 1,
+                    _ => too_long,
+                }
+                .min(too_long);
+            }
+            below = row;
+        }
+        below[0] <= LinkName::MAX
+    }
+
+    /// Several stars in a row mean what one means.
+    fn collapsed(&self) -> Vec<u8> {
+        let mut bytes = self.0.as_bytes().to_vec();
+        bytes.dedup_by(|a, b| *a == b'*' && *b == b'*');
+        bytes
+    }
 }
 
 /// Matches any byte string, also one that is no interface name (trace filters, plugins' `when`).
@@ -165,5 +199,35 @@ mod tests {
         assert!(!hits("tap?", "tap"));
         assert!(hits("a*b*c", "aXbYbZc"));
         assert!(!hits("a*b*c", "aXbYbZ"));
+    }
+
+    #[test]
+    fn patterns_overlap_where_one_name_matches_both() {
+        let overlap = |a: &str, b: &str| {
+            let (a, b) = (NamePattern::new(a).unwrap(), NamePattern::new(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a), "{a:?} {b:?}");
+            a.overlaps(&b)
+        };
+        for (a, b) in [
+            ("tap*", "tap*"),
+            ("tap*", "*"),
+            ("tap*", "ta?1-*"),
+            ("tap*", "*-net"),
+            ("tap0", "tap?"),
+            ("a***b", "*ab*"),
+            ("abcdefgh*", "*hijklmno"),
+        ] {
+            assert!(overlap(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("tap*", "vt*"),
+            ("tap?", "tap"),
+            ("*a", "*b"),
+            ("tap*x", "*y"),
+            // 16 bytes are no name.
+            ("abcdefgh*", "*ijklmnop"),
+        ] {
+            assert!(!overlap(a, b), "{a} {b}");
+        }
     }
 }

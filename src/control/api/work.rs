@@ -50,4 +50,7 @@ pub struct ReloadReport {
     pub files: u64,
     /// One line per difference that was applied: "network blue added (networks.d/blue.toml:3)".
     pub changes: Vec<String>,
+    /// What is allowed in the files but can hardly be meant: "ports.toml:12: ...".
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
