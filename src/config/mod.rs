@@ -7,7 +7,7 @@
 //! The way of a load: `include` finds and reads the files, `reader` takes their tables apart, `network`, `port` and
 //! `settings` (with `vxlan`, `physical`, `policy`) read one table each into drafts that remember their places (a
 //! network's `gateway`, `dhcp`, `floating` addresses in files of their own),
-//! `check` (with `devices` and `floating`) compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
+//! `check` (with `devices`, `floating` and `sight`) compares the drafts with each other. Only if nothing was found do the drafts become a `Config`.
 //!
 //! Files are merged, never overridden: a key, network, port or physical network in two places is a mistake that
 //! names both. Included files may hold any table; only `include` itself belongs to the main file.
@@ -31,6 +31,7 @@ mod port;
 mod reader;
 mod report;
 mod settings;
+mod sight;
 mod suggest;
 mod told;
 mod units;
@@ -202,7 +203,7 @@ fn load_from(main: FileId, mut sources: Sources, mut findings: Findings) -> Resu
     if !findings.is_empty() {
         return Err(findings.into_report(&sources));
     }
-    check::ports_out_of_sight(&drafts.ports, &taps, &mut findings);
+    sight::check(&drafts.ports, &taps, &mut findings);
     let local_ip = vxlan.settings.local_ip;
     let networks = drafts
         .networks

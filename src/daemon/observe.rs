@@ -136,14 +136,14 @@ impl Observer {
                 continue;
             };
             decision.ifindex = made.map_or(decision.ifindex, crate::model::Ifindex::get);
-            decision.decision = step.op.name().into();
             decision.ops.push(step.op.name().into());
             decision.lines.push(step.op.to_string().into());
             if let Err(failure) = &result.outcome {
                 decision.outcome = Some(failure.message.as_str().into());
             }
         }
-        for decision in decisions {
+        for mut decision in decisions {
+            decision.decision = decision.ops.join(", ").into();
             self.send(&decision);
         }
     }

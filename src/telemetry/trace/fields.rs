@@ -36,7 +36,11 @@ pub fn link(facts: &LinkFacts) -> Facts {
         ("operstate", facts.operstate.map(|state| text(operstate(state)))),
         (
             "parent",
-            facts.parent.filter(|p| *p != facts.index).map(Field::Device),
+            // 0: none, or none yet (a veth before its peer).
+            facts
+                .parent
+                .filter(|p| *p != 0 && *p != facts.index)
+                .map(Field::Device),
         ),
         (
             "segment",

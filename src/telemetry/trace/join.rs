@@ -30,7 +30,7 @@ pub struct Decision {
     pub ifname: Box<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Box<str>>,
-    /// "attach", "leave alone: no mapping", "detach" ...
+    /// "disable_ipv6, attach, up", "leave alone: no mapping" ...
     pub decision: Box<str>,
     /// Names of the operations carried out, as in `plan --json`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
