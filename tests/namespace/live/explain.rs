@@ -7,6 +7,8 @@ use crate::support::feature::{Feature, require};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// The last line of the story as printed, without its stamp.
@@ -384,5 +386,39 @@ fn what_the_daemon_remembers_is_written_to_its_state_directory_on_request() {
                 .any(|step| step["kind"] == "op" && step["word"] == "attach" && step["ifname"] == "tap0-1"),
             "{written}"
         );
+    });
+}
+
+#[test]
+fn a_traced_tap_shows_all_that_was_done_about_it() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let daemon = host.daemon(super::TWO_NETWORKS);
+        // The bridge is there then, and the daemon has nothing else to do.
+        let _first = host.tap("tap0-1");
+        daemon.wait_port("tap0-1", "attached");
+        let mut trace = daemon
+            .command(&["--json", "trace", "--filter", "event=new,ifname=tap0-2"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Open to the end: it may have more to say.
+        let mut stderr = BufReader::new(trace.stderr.take().unwrap());
+        let mut begun = String::new();
+        stderr.read_line(&mut begun).unwrap();
+        assert!(begun.contains("with the daemon's decisions"), "{begun}");
+        let _second = host.tap("tap0-2");
+        let mut line = String::new();
+        BufReader::new(trace.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        trace.kill().unwrap();
+        trace.wait().unwrap();
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let answer = event["decision"].as_str().unwrap_or_default();
+        assert!(answer.ends_with("attach, up"), "{line}");
+        assert_eq!(event["outcome"], "ok", "{line}");
     });
 }
