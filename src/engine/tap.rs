@@ -86,6 +86,7 @@ impl Engine {
                     },
                     now,
                 );
+                self.guard_left(index, cause);
                 None
             }
             PortIntent::Unmapped => self.unwire(index, "no mapping names this tap".to_owned(), cause, now),
@@ -94,6 +95,7 @@ impl Engine {
             }
             PortIntent::Denied { plugin, reason } => {
                 self.set_port_state(index, PortState::Denied { plugin, reason }, now);
+                self.guard_left(index, cause);
                 None
             }
             PortIntent::Attach(want) => self.attach(index, &want, cause, now),

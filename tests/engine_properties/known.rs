@@ -342,9 +342,21 @@ fn the_guard_of_a_port_that_is_on_no_bridge_goes_with_its_mapping() {
         Act::Settle,
         Act::Rename { tap: 0, net: LOCAL },
     ];
-    for acts in [unbound, denied] {
+    let port_denied = vec![
+        tap(LOCAL),
+        guarded(),
+        Act::Settle,
+        Act::Detach(0),
+        Act::Turns(1),
+        Act::Rename { tap: 0, net: LOCAL },
+        of_tap(PortVerdict {
+            deny: denial(),
+            ..PortVerdict::default()
+        }),
+    ];
+    for acts in [unbound, denied, port_denied] {
         let mut world = World::new(false, Mode::PerNetwork);
-        world.plugins(false, true);
+        world.plugins(true, true);
         for act in acts.iter().chain([&Act::Wait(20_000)]) {
             world.take(act);
         }
