@@ -220,7 +220,10 @@ impl Asking<'_> {
         }
         let facts = Arc::clone(&self.policy.facts);
         let now = || facts::of_port(self.engine, port.index, hook, port.network.as_ref(), &facts);
-        let mut context = context.or_else(now).unwrap_or_default();
+        // What happened to a link that has gone since is not told; that it has gone is.
+        let Some(mut context) = context.or_else(now) else {
+            return;
+        };
         self.policy.tag(&mut context, port.network.as_ref());
         add(&mut context);
         self.policy.seq += 1;

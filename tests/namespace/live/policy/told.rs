@@ -63,7 +63,7 @@ fn detached_is_told_once_with_the_link_and_the_network_and_only_of_what_was_atta
             &host,
             &[(
                 "site.lua",
-                "return { api = 1, detached = function(ctx)\n\
+                "return { api = 1, observe = function(ctx) host.log.debug(ctx.link.name) end, detached = function(ctx)\n\
                  host.log.info('DETACHED ' .. ctx.link.name .. ' mtu ' .. ctx.link.mtu .. ' of ' .. ctx.network.id .. ' on ' .. ctx.host.name)\n\
                  end }",
             )],
@@ -88,6 +88,12 @@ fn detached_is_told_once_with_the_link_and_the_network_and_only_of_what_was_atta
             said(&daemon, "DETACHED tap1-blue mtu 1500 of blue on") == 1
         });
         assert_eq!(said(&daemon, "DETACHED"), 2, "{}", daemon.log_text());
+        // Many at once: some were set down, as the last of it, by the time they are gone already.
+        let names: Vec<String> = (0..20).map(|i| format!("tap{i}x-blue")).collect();
+        let many: Vec<_> = names.iter().map(|name| host.tap(name)).collect();
+        names.iter().for_each(|name| daemon.wait_port(name, "attached"));
+        drop(many);
+        wait_until("all were told", SOON, || said(&daemon, "DETACHED") == 22);
         let errors = daemon.json(&["policy", "status"])["plugins"][0]["errors"].clone();
         assert_eq!(errors, 0);
     });
