@@ -144,7 +144,9 @@ impl Reactor {
                 continue;
             };
             let known = link.index.and_then(|index| self.engine.observed().link(index));
-            if let Some((link, mac)) = known.and_then(|link| Some((link.index, link.mac?))) {
+            // A bridge that never had a port, or has none any more, has no MAC; nobody is there.
+            let mac = known.and_then(|link| link.mac).filter(|mac| !mac.is_zero());
+            if let Some((link, mac)) = known.and_then(|link| Some((link.index, mac?))) {
                 self.beside.announcements.queue(Announcement {
                     link,
                     mac,
@@ -192,29 +194,60 @@ async fn send(mut queued: mpsc::UnboundedReceiver<Announcement>) {
             return;
         }
     };
-    let mut batch: Vec<(Announcement, usize)> = Vec::new();
+    let mut batch: Vec<Due> = Vec::new();
     loop {
         while let Ok(announcement) = queued.try_recv() {
-            batch.retain(|(known, _)| *known != announcement);
-            batch.push((announcement, TIMES));
+            add(&mut batch, announcement);
         }
-        if batch.is_empty() {
+        let Some((next, at)) = batch
+            .iter()
+            .enumerate()
+            .map(|(next, due)| (next, due.at))
+            .min_by_key(|(_, at)| *at)
+        else {
             return;
-        }
-        for (announcement, left) in &mut batch {
-            *left -= 1;
-            if let Err(error) = announcer.send(announcement) {
-                // A link that is down or gone has nobody to tell; the next time it may.
-                tracing::debug!(target: "kernel", address = %announcement.address, %error, "not announced");
+        };
+        if at > tokio::time::Instant::now() {
+            match tokio::time::timeout_at(at, queued.recv()).await {
+                Ok(Some(announcement)) => add(&mut batch, announcement),
+                // The daemon ends.
+                Ok(None) => return,
+                Err(_) => {}
             }
-            tokio::time::sleep(SPREAD).await;
-        }
-        batch.retain(|(_, left)| *left > 0);
-        if batch.is_empty() {
             continue;
         }
-        tokio::time::sleep(AGAIN).await;
+        if let Some(due) = batch.get_mut(next) {
+            if let Err(error) = announcer.send(&due.announcement) {
+                // A link that is down or gone has nobody to tell; the next time it may.
+                tracing::debug!(target: "kernel", address = %due.announcement.address, %error, "not announced");
+            }
+            due.left -= 1;
+            due.at += AGAIN;
+            if due.left == 0 {
+                batch.remove(next);
+            }
+        }
+        tokio::time::sleep(SPREAD).await;
     }
+}
+
+/// One that is to be sent `left` times, next at this moment.
+struct Due {
+    announcement: Announcement,
+    left: usize,
+    at: tokio::time::Instant,
+}
+
+/// What is left of an earlier one of the address is void: its MAC may be another.
+fn add(batch: &mut Vec<Due>, announcement: Announcement) {
+    batch.retain(|due| {
+        (due.announcement.link, due.announcement.address) != (announcement.link, announcement.address)
+    });
+    batch.push(Due {
+        announcement,
+        left: TIMES,
+        at: tokio::time::Instant::now(),
+    });
 }
 
 /// Never ends without a table of ours, or a gateway's settings.

@@ -94,6 +94,9 @@ fn arp(mac: Mac, address: Ipv4Addr) -> [u8; 28] {
 }
 
 /// From the address to all nodes, with "override" set and the MAC as target link-layer address.
+///
+/// A link-local address is only ever announced where it is the machines' router, and says so: one that said it is none would
+/// be taken off their default routers (RFC 4861 7.2.5).
 fn advertisement(mac: Mac, address: Ipv6Addr) -> [u8; 72] {
     const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     const ICMPV6: u8 = 58;
@@ -106,7 +109,11 @@ fn advertisement(mac: Mac, address: Ipv6Addr) -> [u8; 72] {
     packet[8..24].copy_from_slice(&address.octets());
     packet[24..40].copy_from_slice(&ALL_NODES.octets());
     packet[40] = 136;
-    packet[44] = 0x20;
+    packet[44] = if address.is_unicast_link_local() {
+        0xa0
+    } else {
+        0x20
+    };
     packet[48..64].copy_from_slice(&address.octets());
     packet[64] = 2;
     packet[65] = 1;
@@ -132,6 +139,13 @@ mod tests {
         let packet = arp(Mac::new([2, 0, 0, 0, 0, 1]), Ipv4Addr::new(203, 0, 113, 7));
         assert_eq!(packet[14..18], packet[24..28]);
         assert_eq!(packet[6..8], [0, 1]);
+    }
+
+    #[test]
+    fn a_link_local_address_is_a_routers() {
+        let flags = |address: &str| advertisement(Mac::new([2, 0, 0, 0, 0, 1]), address.parse().unwrap())[44];
+        assert_eq!(flags("fe80::1"), 0xa0);
+        assert_eq!(flags("2001:db8::7"), 0x20);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From the addresses that a network's devices have to those that its gateway asks for.
 //!
-//! Told only when translation is in force; what is told is announced. Removal is the other way round: the address first;
+//! Told only when translation is in force; what is told is announced, and again when its device has another MAC. Removal is the other way round: the address first;
 //! flows are cut when the rules are gone that would make them anew.
 
 use super::op::{LinkRef, ListAction, Op};
@@ -8,7 +8,7 @@ use super::segment::reference;
 use crate::desired::gateway::{AddressWant, Role, Sysctl};
 use crate::model::record::{AddressRecord, Attribute};
 use crate::model::{Cidr, Ifindex, LinkName, owned};
-use crate::observed::Observed;
+use crate::observed::{Observed, is_link_local};
 use std::net::IpAddr;
 
 const AF_INET: u8 = 2;
@@ -79,6 +79,36 @@ pub fn plan_addresses(wants: &[AddressWant], observed: &Observed) -> (Vec<Op>, O
         }
     }
     (ops, missing)
+}
+
+/// What these devices carry of what was asked for. Where a network is `advertised` (RFC 4861), machines have a link-local
+/// address of its bridge as their router.
+pub fn plan_announcements(
+    wants: &[AddressWant],
+    devices: &[Ifindex],
+    advertised: bool,
+    observed: &Observed,
+) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for device in devices {
+        let Some(link) = observed.link(*device) else {
+            continue;
+        };
+        let here = |want: &&AddressWant| want.device == link.name;
+        let asked = wants.iter().filter(here).map(|want| want.address.address());
+        let carried = asked.filter(|address| observed.carries(*device, *address));
+        let is_gateway = |want: &AddressWant| matches!(want.role, Role::Gateway { .. });
+        let advertises = advertised && wants.iter().filter(here).any(is_gateway);
+        let routers = advertises.then(|| observed.addresses_of(*device)).into_iter();
+        let routers = routers
+            .flatten()
+            .filter(|address| address.is_ipv6() && is_link_local(*address));
+        ops.extend(carried.chain(routers).map(|address| Op::Announce {
+            link: reference(link),
+            address,
+        }));
+    }
+    ops
 }
 
 /// An address with our mark that nobody asks for any more.

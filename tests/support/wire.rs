@@ -52,14 +52,19 @@ impl Wire {
     /// Until the address was announced so often, by gratuitous ARP or unsolicited neighbour advertisement, with this MAC.
     #[track_caller]
     pub fn wait_announced(&self, address: IpAddr, mac: &str, times: usize) {
-        let bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex"));
-        let mac: Vec<u8> = bytes.collect();
         let mut heard = 0;
         wait_until(&format!("{address} is announced {times} times"), PATIENCE, || {
-            heard = self.count(|frame| announces(frame, address, &mac));
+            heard = self.announced(address, mac);
             heard >= times
         });
         assert_eq!(heard, times, "announcements of {address}");
+    }
+
+    /// How often the address was announced with this MAC.
+    pub fn announced(&self, address: IpAddr, mac: &str) -> usize {
+        let bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex"));
+        let mac: Vec<u8> = bytes.collect();
+        self.count(|frame| announces(frame, address, &mac))
     }
 
     /// Frames in which somebody says that he has this address.
@@ -111,8 +116,12 @@ fn claims(frame: &[u8], address: IpAddr) -> bool {
 fn announces(frame: &[u8], address: IpAddr, mac: &[u8]) -> bool {
     claims(frame, address)
         && match icmpv6(frame) {
-            // Not solicited, override; the target's link-layer address (RFC 4861 4.4).
-            Some(message) => message.get(4) == Some(&0x20) && message.get(26..32) == Some(mac),
+            // Not solicited, override, and a link-local address is a router's; the target's link-layer address (RFC 4861 4.4).
+            Some(message) => {
+                let router = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+                let flags = if router { 0xa0 } else { 0x20 };
+                message.get(4) == Some(&flags) && message.get(26..32) == Some(mac)
+            }
             None => {
                 frame[..6] == [0xff; 6] && is(frame.get(38..42), address) && frame.get(22..28) == Some(mac)
             }

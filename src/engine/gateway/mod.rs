@@ -8,6 +8,7 @@
 //! Tables come into force by a program (`nft`), so that plan is carried out beside the loop; meanwhile nothing else of this
 //! stage is done. A host without gateways pays one question at each full pass: is anything left of an earlier one?
 
+mod announce;
 mod force;
 mod network;
 
@@ -89,6 +90,16 @@ impl Engine {
             Effect::Addresses(_) => true,
             Effect::Same | Effect::Vlans(..) | Effect::Vnis(..) => false,
         };
+        match effect {
+            Effect::Changed(before) if concerns => {
+                let mac = self.observed.link(before.index).and_then(|link| link.mac);
+                if mac != before.mac {
+                    self.forget_told(before.index);
+                }
+            }
+            Effect::Gone(link) if concerns => self.forget_told(link.index),
+            _ => {}
+        }
         let address =
             matches!(effect, Effect::Addresses(_)) && self.observed.own_addresses().next().is_some();
         if matches!(effect, Effect::Gone(_)) {
@@ -103,6 +114,12 @@ impl Engine {
         }
         if concerns && (self.gateways.wanted || address) {
             self.mark_gateways(cause);
+        }
+    }
+
+    fn forget_told(&mut self, device: Ifindex) {
+        for entry in self.gateways.networks.values_mut() {
+            entry.told.forget(device);
         }
     }
 
@@ -247,6 +264,8 @@ impl Engine {
         for network in self.desired.networks() {
             if let Some(gateway) = network.gateway.as_deref() {
                 let wants = derive_addresses(&self.desired, network, gateway);
+                let again = self.due_announcements(&network.id, &wants);
+                planned.extend(again.into_iter().map(|op| (op, Some(network.id.clone()))));
                 let (ops, _) = plan_addresses(&wants, &self.observed);
                 planned.extend(ops.into_iter().map(|op| (op, Some(network.id.clone()))));
             }

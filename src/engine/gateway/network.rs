@@ -4,6 +4,7 @@ use super::super::Engine;
 use super::super::backoff::{self, Fight};
 use super::super::event::{Action, Failure, FailureClass};
 use super::super::note::What;
+use super::announce::Told;
 use crate::desired::gateway::{AddressWant, Role, derive_addresses, inexpressible};
 use crate::model::{Ifindex, NetworkId, Time};
 use crate::plan::address_move::{Carried, address_of};
@@ -58,6 +59,7 @@ pub(super) struct GatewayEntry {
     pub repair_at: Option<Time>,
     /// What the bridge carries, just read: addresses are on their way.
     pub carried: Option<Carried>,
+    pub told: Told,
 }
 
 impl Default for GatewayEntry {
@@ -72,6 +74,7 @@ impl Default for GatewayEntry {
             fight: Fight::default(),
             repair_at: None,
             carried: None,
+            told: Told::default(),
         }
     }
 }
@@ -147,6 +150,11 @@ impl Engine {
         }
         let wants = derive_addresses(&self.desired, network, gateway);
         let bridge = self.desired.bridge_name(network);
+        let again = self.announce_again(id, &wants, now);
+        if !again.is_empty() {
+            let steps = again.into_iter().map(Step::from).collect();
+            return Some(self.gateways_plan(Key::Gateway(id.clone()), steps));
+        }
         let bridge = bridge
             .and_then(|name| self.observed.by_name(&name))
             .map(|bridge| bridge.index);
@@ -172,6 +180,7 @@ impl Engine {
                 };
                 put_first(&mut ops, index, &wants, &carried);
             }
+            self.announced_first(id, &wants);
             let steps = ops.into_iter().map(Step::from).collect();
             return Some(self.gateways_plan(Key::Gateway(id.clone()), steps));
         }
@@ -258,6 +267,9 @@ impl Engine {
         now: Time,
     ) {
         let cause = self.gateways.cause;
+        if let Some(entry) = self.gateways.networks.get_mut(id) {
+            entry.told.done(failed.is_some());
+        }
         match failed {
             None => {
                 if let Some(entry) = self.gateways.networks.get_mut(id) {

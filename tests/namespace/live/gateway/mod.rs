@@ -8,6 +8,7 @@ mod floating;
 mod foreign;
 mod forwards;
 mod life;
+mod mac;
 mod policy;
 mod settings;
 mod six;

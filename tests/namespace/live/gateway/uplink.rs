@@ -4,7 +4,7 @@ use super::*;
 use crate::support::wire::Wire;
 
 /// A flat network on `nic1`; `office` is on the same segment.
-fn flat(keys: &str, gateway: &str, rest: &str) -> String {
+pub(super) fn flat(keys: &str, gateway: &str, rest: &str) -> String {
     let text = blue(keys, gateway, rest);
     let text = text.replace(
         "network_type = \"local\"\n",
@@ -13,7 +13,7 @@ fn flat(keys: &str, gateway: &str, rest: &str) -> String {
     format!("{text}\n[physical_networks]\nphysnet1 = {{ interface = \"nic1\" }}\n")
 }
 
-fn host_and_segment() -> (Host, Host) {
+pub(super) fn host_and_segment() -> (Host, Host) {
     let (host, office) = (Host::here(), Host::new());
     host.join("nic1", &office, "eth0");
     office.ip("address add 10.0.0.9/24 dev eth0");
@@ -142,8 +142,7 @@ fn a_shared_address_stays_on_its_side_of_an_operators_bridge_too() {
     in_namespace(|| {
         require!(Feature::Veth, Feature::Nat, Feature::Ipv6);
         let (host, office) = host_and_segment();
-        // A bridge's MAC follows its lowest port until it is given one; the machine would go on writing to the old one.
-        host.ip("link add name br-ext address 02:00:00:00:0e:01 type bridge");
+        host.ip("link add name br-ext type bridge");
         host.ip("link set br-ext up");
         host.ip("link set nic1 master br-ext");
         let text = flat("share_dhcp_address = true", "", "")
@@ -168,6 +167,20 @@ fn a_shared_address_stays_on_its_side_of_an_operators_bridge_too() {
         });
         wait_until("the bridge carries it", SOON, || reaches(&guest, "10.0.0.19"));
         assert_eq!(is_heard(&other), [false, false]);
+        assert!(reaches(&guest, "10.0.0.1"));
+        // A third one, with the lowest MAC: the bridge takes it, and that is told to the machine and to nobody else.
+        let wires = [Wire::open(&office, "eth0"), Wire::open(&other, "eth0")];
+        let heard = Wire::open(&guest, "eth0");
+        let lowest = "00:16:3e:00:00:01";
+        host.ip(&format!(
+            "link add nic3 address {lowest} type veth peer name eth3"
+        ));
+        host.ip("link set nic3 master br-ext");
+        for address in ["10.0.0.1", "fd00:0:0:1::1"] {
+            heard.wait_announced(address.parse().unwrap(), lowest, 3);
+            let elsewhere = wires.iter().map(|wire| wire.mentions(address.parse().unwrap()));
+            assert_eq!(elsewhere.sum::<usize>(), 0, "{address}");
+        }
         assert!(reaches(&guest, "10.0.0.1"));
         daemon.assert_nothing_planned();
     });
