@@ -1,8 +1,9 @@
 //! Last good answers over a restart: what stands in for a plugin that fails right after it.
 //!
 //! One file, `answers.jsonl` in the daemon's state directory, replaced whole: a head with the format's version, then one
-//! answer a line. A tap is known again by its index and its name together, since the kernel gives an index anew. A file
-//! that cannot be read or written costs this and nothing else.
+//! answer a line. A tap is known again by its index and its name together, since the kernel gives an index anew, and only
+//! while the machine runs: after a boot both may be those of somebody else's tap. A file that cannot be read or written
+//! costs this and nothing else.
 
 use super::api::decision::{
     AdmitVerdict, NetworkVerdict, ObserveVerdict, PortVerdict, ResolveVerdict, Verdict,
@@ -37,6 +38,8 @@ pub struct Answer {
 #[derive(Serialize, Deserialize)]
 struct Head {
     answers: u32,
+    /// The kernel's word for this boot; empty where it has none.
+    boot: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,11 +66,11 @@ pub fn read(directory: &Path) -> Vec<Answer> {
     };
     let mut lines = BufReader::new(file).lines();
     let head = lines.next().and_then(Result::ok).unwrap_or_default();
-    match serde_json::from_str::<Head>(&head) {
-        Ok(head) if head.answers == VERSION => {}
+    let same_boot = match serde_json::from_str::<Head>(&head) {
+        Ok(head) if head.answers == VERSION => head.boot == boot(),
         Ok(head) => return lost(&format!("format {} is not known", head.answers)),
         Err(error) => return lost(&error),
-    }
+    };
     let mut answers = Vec::new();
     for line in lines {
         let answer = line
@@ -75,7 +78,8 @@ pub fn read(directory: &Path) -> Vec<Answer> {
             .and_then(|line| serde_json::from_str::<Line>(&line).map_err(|e| e.to_string()))
             .and_then(|line| answer(line).map_err(|e| e.to_string()));
         match answer {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) if same_boot || !matches!(answer.subject, Subject::Tap(_)) => answers.push(answer),
+            Ok(_) => {}
             Err(error) => return lost(&error),
         }
     }
@@ -96,7 +100,10 @@ pub fn write(directory: &Path, answers: &[Answer]) {
             .open(&fresh)?;
         let mut out = BufWriter::new(file);
         let mut line = |value: Json| writeln!(out, "{value}");
-        line(serde_json::to_value(Head { answers: VERSION })?)?;
+        line(serde_json::to_value(Head {
+            answers: VERSION,
+            boot: boot(),
+        })?)?;
         for answer in answers {
             line(serde_json::to_value(as_line(answer)?)?)?;
         }
@@ -106,6 +113,12 @@ pub fn write(directory: &Path, answers: &[Answer]) {
     if let Err(error) = write() {
         tracing::warn!(path = %path.display(), %error, "the plugins' last answers are not kept for the next start");
     }
+}
+
+fn boot() -> String {
+    // Without it there is no telling boots apart.
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn as_line(answer: &Answer) -> serde_json::Result<Line> {
@@ -221,14 +234,29 @@ mod tests {
     }
 
     #[test]
+    fn taps_of_another_boot_are_not_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Answer {
+            subject: Subject::Network("blue".into()),
+            name: Box::default(),
+            ..said(Hook::Network, Some(json!({"tags": {"zone": "z"}})))
+        };
+        write(dir.path(), &[said(Hook::Port, None), network.clone()]);
+        let file = dir.path().join(FILE);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace(&boot(), "another")).unwrap();
+        assert_eq!(read(dir.path()), [network]);
+    }
+
+    #[test]
     fn a_damaged_or_newer_file_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).is_empty());
         for text in [
             "",
             "{",
-            "{\"answers\": 9}\n",
-            "{\"answers\": 1}\n{\"plugin\": 5}\n",
+            "{\"answers\": 9, \"boot\": \"\"}\n",
+            "{\"answers\": 1, \"boot\": \"\"}\n{\"plugin\": 5}\n",
         ] {
             std::fs::write(dir.path().join(FILE), text).unwrap();
             assert!(read(dir.path()).is_empty(), "{text}");
