@@ -5,6 +5,7 @@ use super::wait::wait_until;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -124,6 +125,15 @@ impl Daemon {
         self.process = Some(process);
     }
 
+    /// Until it can be asked; panics when it ends before.
+    #[track_caller]
+    fn wait_reachable(&self) {
+        wait_until("the daemon can be asked", START_LIMIT, || {
+            assert!(self.is_running(), "the daemon ended:\n{}", self.log_text());
+            UnixStream::connect(self.socket()).is_ok()
+        });
+    }
+
     /// Until the daemon says that it is in sync; panics when it ends before.
     #[track_caller]
     pub fn wait_in_sync(&self) {
@@ -213,6 +223,7 @@ impl Daemon {
     /// `tapwire wait --port TAP --state STATE`, which must succeed.
     #[track_caller]
     pub fn wait_port(&self, tap: &str, state: &str) {
+        self.wait_reachable();
         let timeout = (10 * super::world::slowness()).to_string();
         let output = self.output(&["wait", "--port", tap, "--state", state, "--timeout", &timeout]);
         assert!(
@@ -238,6 +249,7 @@ impl Daemon {
     /// Until a network is in this state.
     #[track_caller]
     pub fn wait_network(&self, id: &str, state: &str) {
+        self.wait_reachable();
         wait_until(
             &format!("network {id} is {state}"),
             Duration::from_secs(10),

@@ -172,7 +172,11 @@ impl Joiner {
 /// Which of the operations made this difference; none when no one of them could have: then it was somebody else. Every
 /// operation that the kernel tells of (`Op::echo`) has its place here.
 fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
-    let any = |names: &[&str]| ops.iter().find(|op| names.contains(&&***op)).map(|op| &**op);
+    // The likeliest first.
+    let any = |names: &[&str]| {
+        let carried_out = |name: &&str| ops.iter().map(|op| &**op).find(|op| op == name);
+        names.iter().find_map(carried_out)
+    };
     match (event.object, event.word) {
         (Object::Fdb, _) => return any(&["fdb"]),
         (Object::Neighbour, _) => return any(&["neighbour"]),
@@ -193,6 +197,11 @@ fn operation<'a>(event: &TraceEvent, ops: &'a [Box<str>]) -> Option<&'a str> {
         Some(true) => any(&["up", "attach"]),
         Some(false) => any(&["down"]),
         None if changes("vlans").is_some() => any(&["vlan", "attach"]),
+        // A port begins as it joins; what becomes of it follows the link's own state.
+        None if changes("port_state").is_some_and(|change| change.old != Value::Absent) => {
+            any(&["up", "down", "attach", "set_port"])
+        }
+        None if changes("port_state").is_some() => any(&["attach", "set_port", "up"]),
         // A set_link carries MTU, alias and address; they ride on an attach or an up where there is one.
         None if event.object == Object::Port => any(&["set_port", "vlan", "attach", "up"]),
         None => any(&["set_link", "attach", "up", "set_bridge", "set_vxlan"]),
@@ -268,6 +277,39 @@ mod tests {
                 (false, true, Some("attach")),
                 (false, false, None)
             ]
+        );
+    }
+
+    #[test]
+    fn of_several_operations_the_likeliest_owns_a_difference() {
+        let all: Vec<Box<str>> = ["disable_ipv6", "attach", "set_port", "fdb", "up"]
+            .map(Into::into)
+            .to_vec();
+        let state = |word: &str| match word {
+            "" => Value::Absent,
+            word => Value::Text(word.into()),
+        };
+        let told = |object, field, old: &str, new| {
+            let Line::Event(mut told) = event(0, 7, Word::Change) else {
+                unreachable!("an event");
+            };
+            told.object = object;
+            told.diff = vec![Change {
+                field,
+                old: state(old),
+                new,
+            }];
+            operation(&told, &all).map(str::to_owned)
+        };
+        let of = |object, field, old, new| told(object, field, old, new).unwrap_or_default();
+        let up = Value::Flags(vec!["up", "running"]);
+        assert_eq!(of(Object::Link, "flags", "", up), "up");
+        assert_eq!(of(Object::Link, "mtu", "", Value::Number(1400)), "attach");
+        assert_eq!(of(Object::Port, "learning", "", Value::Bool(false)), "set_port");
+        assert_eq!(of(Object::Port, "port_state", "", state("disabled")), "attach");
+        assert_eq!(
+            of(Object::Port, "port_state", "disabled", state("forwarding")),
+            "up"
         );
     }
 
