@@ -1,6 +1,6 @@
 //! `tapwire policy check`: loads everything as the daemon would and says what it would run.
 
-use super::{Report, globals};
+use super::{Report, globals, typegen};
 use crate::config::PolicySettings;
 use crate::model::name::matches_bytes;
 use crate::policy::generation::load;
@@ -16,10 +16,11 @@ pub fn check(paths: &[PathBuf], config: &PolicySettings, networks: &[String]) ->
         Ok(loaded) => loaded,
         Err(report) => return Report::wrong(report),
     };
-    let known = match Sandbox::known() {
+    let mut known = match Sandbox::known() {
         Ok(known) => known,
         Err(error) => return Report::wrong(error),
     };
+    known.extend(typegen::type_names());
     let mut report = Report::default();
     for (number, member) in (1..).zip(&loaded.members) {
         let plugin = &member.plugin;

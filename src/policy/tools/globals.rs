@@ -1,8 +1,8 @@
 //! Names in a plugin's text that are neither local nor a library: a misspelt name, or a `local` left out.
 //!
 //! Read from the words of the file, without running it. A name that is declared anywhere in the file counts as known
-//! everywhere in it, and a file whose blocks do not add up is left to the compiler: what is said here is right, but not
-//! all there is. At run time every such name is an error with its line.
+//! everywhere in it, and a file whose blocks do not add up is left to the compiler: rather nothing is said than something
+//! wrong. At run time every such name is an error with its line.
 
 use crate::policy::plugin::sandbox::advice;
 use crate::policy::shape::did_you_mean;
@@ -12,6 +12,9 @@ const KEYWORDS: &[&str] = &[
     "and", "break", "continue", "do", "else", "elseif", "end", "export", "false", "for", "function", "if",
     "in", "local", "nil", "not", "or", "repeat", "return", "then", "true", "until", "while",
 ];
+
+/// Luau's own that are no library.
+const TYPES: &[&str] = &["any", "boolean", "never", "number", "thread", "unknown"];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Token<'t> {
@@ -42,7 +45,8 @@ pub fn strays(text: &str, known: &[String]) -> Vec<String> {
             "end" | "until" if open.pop() != Some(false) => return Vec::new(),
             _ => {}
         }
-        let is_field = matches!(before, "." | ":" | "::" | "->");
+        // Of a table, or one of several types; Luau has no such operators.
+        let is_field = matches!(before, "." | ":" | "::" | "->" | "|" | "&");
         // A key of a table, or a field of a table's type.
         let is_key =
             matches!(after, "=" | ":") && open.last() == Some(&true) && matches!(before, "{" | "," | ";");
@@ -51,6 +55,7 @@ pub fn strays(text: &str, known: &[String]) -> Vec<String> {
             || is_field
             || is_key
             || KEYWORDS.contains(&name)
+            || TYPES.contains(&name)
             || declared.contains(name)
             || known.iter().any(|k| k == name)
         {
@@ -90,34 +95,52 @@ fn continues(word: &str) -> bool {
 fn declared<'t>(tokens: &[Token<'t>]) -> BTreeSet<&'t str> {
     let mut names = BTreeSet::new();
     for (at, token) in tokens.iter().enumerate() {
-        let rest = || tokens.iter().skip(at + 1);
+        let rest = tokens.get(at + 1..).unwrap_or_default();
         match token.text {
-            "local" | "for" => {
-                // Up to the values; a type after `:` is no name of a variable.
-                let mut previous = "";
-                let list = rest().take_while(|t| !matches!(t.text, "=" | "in") && t.line == token.line);
-                for t in list {
-                    if t.is_name && matches!(previous, "" | "," | "function") {
-                        names.insert(t.text);
-                    }
-                    if previous == "function" {
-                        break;
-                    }
-                    previous = t.text;
-                }
+            "local" if rest.first().is_some_and(|t| t.text == "function") => {
+                names.extend(rest.get(1).map(|t| t.text));
             }
+            "local" | "for" => names.extend(listed(rest)),
             "function" => {
-                let mut previous = "";
-                for t in rest().skip_while(|t| t.text != "(").take_while(|t| t.text != ")") {
-                    if t.is_name && matches!(previous, "(" | ",") {
-                        names.insert(t.text);
-                    }
-                    previous = t.text;
-                }
+                let open = rest.iter().position(|t| t.text == "(").unwrap_or(rest.len());
+                let (head, parameters) = rest.split_at(open);
+                let generics = head.iter().skip_while(|t| t.text != "<");
+                names.extend(generics.filter(|t| t.is_name).map(|t| t.text));
+                names.extend(listed(parameters.get(1..).unwrap_or_default()));
             }
-            "type" => names.extend(rest().next().filter(|t| t.is_name).map(|t| t.text)),
+            "type" => {
+                names.extend(rest.first().filter(|t| t.is_name).map(|t| t.text));
+                let generics = rest.iter().skip(1).take_while(|t| t.text != "=");
+                names.extend(generics.filter(|t| t.is_name).map(|t| t.text));
+            }
             _ => {}
         }
+    }
+    names
+}
+
+/// The names at the beginning, `a, b: type, c`, up to what cannot be of such a list.
+fn listed<'t>(tokens: &[Token<'t>]) -> Vec<&'t str> {
+    let (mut names, mut depth, mut before) = (Vec::new(), 0, ",");
+    let mut line = tokens.first().map_or(0, |t| t.line);
+    for token in tokens {
+        let goes_on = matches!(before, "," | ":" | "|" | "&" | "->");
+        match token.text {
+            "(" | "{" | "[" | "<" => depth += 1,
+            ")" | "}" | "]" | ">" if depth > 0 => depth -= 1,
+            ")" | "=" | "in" if depth == 0 => break,
+            // Without values the next statement follows.
+            _ if depth == 0
+                && token.line != line
+                && !goes_on
+                && !matches!(token.text, "," | ":" | "|" | "&") =>
+            {
+                break;
+            }
+            name if depth == 0 && before == "," && token.is_name => names.push(name),
+            _ => {}
+        }
+        (before, line) = (token.text, token.line);
     }
     names
 }
@@ -243,6 +266,21 @@ mod tests {
                     type T = { x: any }\nreturn { api = 1, port = function(ctx) return { mtu = f(1), port = { guard = true } } end,\n\
                     \n  resolve = function(ctx): T? host.log.info(ctx.link:name()) if ctx then error(\"x\") elseif a then return nil end end }";
         assert_eq!(found(text), [""; 0]);
+    }
+
+    #[test]
+    fn lists_over_several_lines_and_types_are_understood() {
+        let text = "local a,\n  b = 1, 2\ntype Row<V> = { name: string?, vlan: number | nil, list: {number}, more: {V} }\n\
+                    type Wanted = Row | nil\nlocal none: Row\nlocal late\n\
+                    local function each<T, U>(rows: { T }, f: (T, number) -> U, last): { U }\n\
+                    \n  local out: { U } = {}\n  for _, row in pairs(rows) do out[_] = f(row, last) end\n  return out\nend\n\
+                    return { api = 1, port = function(ctx: { [string]: any }, other)\n\
+                    \n  local ok: boolean | string, no = a > b, other\n  late = none\n  stray = ok\n\
+                    \n  return each({ 1 }, function(n, m) return n + m end, 5)\nend }";
+        assert_eq!(
+            found(text),
+            ["17: assignment to global `stray`; write `local stray = ...`"]
+        );
     }
 
     #[test]

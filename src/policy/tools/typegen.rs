@@ -83,6 +83,12 @@ fn records() -> Vec<(&'static str, Vec<Field>)> {
     out
 }
 
+/// Names that the type files declare, for scripts that use them.
+pub fn type_names() -> impl Iterator<Item = String> {
+    let records = records().into_iter().map(|(name, _)| name);
+    records.chain(["Unset", "LogFunction"]).map(str::to_owned)
+}
+
 /// Bounds and kinds that the types can't say.
 fn remark(shape: &Shape) -> String {
     match shape {
