@@ -205,6 +205,17 @@ impl Engine {
         self.strays = Some((device, strays.map(|(vni, _)| vni).collect()));
     }
 
+    /// A network's entries go with its VLAN (`vlan_away`). If its VNI stands there again before it is ours to make, because
+    /// somebody gave it back or it could not be taken away, they must not be taken for standing.
+    pub(super) fn entry_went_with_its_vlan(&mut self, device: Ifindex, vni: Vni, op: &Op) {
+        let segment = Segment::Vxlan { vni };
+        for (id, state) in &mut self.segments {
+            if self.desired.network(id).is_some_and(|n| n.segment == segment) {
+                state.forwarding_done(device, op);
+            }
+        }
+    }
+
     /// Whether a VNI that the device is just given is known to have no entries of ours.
     pub(super) fn is_clean(&self, device: Ifindex, vni: Vni) -> bool {
         let strays = self.strays.as_ref().filter(|(read, _)| *read == device);

@@ -128,6 +128,9 @@ impl Engine {
                     }
                 }
             }
+            (Key::Orphan(device), Op::Fdb { vni: Some(vni), .. }) => {
+                self.entry_went_with_its_vlan(*device, *vni, op)
+            }
             (Key::Network(id), Op::Fdb { link, .. } | Op::Neighbour { link, .. }) => {
                 if let (Some(entry), Some(device)) = (self.segments.get_mut(id), link.index) {
                     entry.forwarding_done(device, op);

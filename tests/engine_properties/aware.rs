@@ -2,7 +2,7 @@
 //! have nothing to say about VLANs.
 
 use super::hand::{Act, Mode, World};
-use super::{check, config, one_dump_is_enough};
+use super::{check, config, known, one_dump_is_enough};
 use crate::fake_kernel::{Fault, Moment};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -16,6 +16,26 @@ fn ends_as_told(world: &mut World) -> Result<(), TestCaseError> {
     check::second_pass_is_empty(world)?;
     check::a_fresh_start_finds_nothing_to_do(world)?;
     check::rules(world)
+}
+
+/// The last network's entries went with its VLAN, which nobody needed for long; then somebody gives the device its VNI back.
+#[test]
+fn entries_that_went_with_their_vlan_are_made_again() {
+    let mut world = World::new(false, Mode::VlanAware);
+    let acts = [
+        known::tap(0),
+        known::bind(5),
+        Act::Settle,
+        known::bind(2),
+        Act::Wait(400_000),
+        Act::Vni { vni: 1, add: true },
+        known::bind(5),
+    ];
+    for act in &acts {
+        world.take(act);
+    }
+    world.recover();
+    ends_as_told(&mut world).unwrap();
 }
 
 proptest! {
