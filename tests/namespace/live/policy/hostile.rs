@@ -48,6 +48,8 @@ const GOOD_TAPS: usize = 3;
 const DEADLINE_US: u64 = 20_000;
 /// Requests of an attach, each of which may have to wait for a processor and for the kernel's one lock of all links.
 const STEPS: u64 = 4;
+/// How often a plugin is measured whose neighbours were held up.
+const ATTEMPTS: usize = 3;
 /// Growth of the daemon's memory that counts as level, KiB: threads' stacks, the allocator's arenas.
 const LEVEL_KIB: u64 = 8 << 10;
 const SOON: Duration = Duration::from_secs(20);
@@ -131,11 +133,9 @@ fn hold_up_nobody(families: &[&str]) {
     // A slow machine takes a part of it, of every family.
     let step = corpus.len() / crowd(corpus.len()).max(1);
     for path in corpus.iter().step_by(step.max(1)) {
-        match run(&host, &daemon, path) {
+        match run_again_if_held_up(&host, &daemon, path) {
             Ok(times) => {
-                let slowest_alone = times.alone.iter().max().copied().unwrap_or_default();
-                let limit = DEADLINE_US.max(4 * slowest_alone) + STEPS * times.stall;
-                if times.beside[0] > limit {
+                if times.held_up() {
                     failures.push(format!("{}: {times:?}", path.display()));
                 }
                 stalls.push(times.stall);
@@ -147,9 +147,12 @@ fn hold_up_nobody(families: &[&str]) {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     let (normal, beside, stall) = (median(normal), median(beside), median(stalls));
-    println!("innocent taps: {normal} us alone, {beside} us beside taps of hostile plugins (medians)");
+    println!(
+        "innocent taps: {normal} us alone, {beside} us beside taps of hostile plugins, others held up for {stall} us (medians)"
+    );
+    // One processor that has ticks of 10 ms makes few taps wait one, two or no ticks for each step, whoever is there.
     assert!(
-        beside <= 3 * normal + stall,
+        beside <= 3 * normal + STEPS * stall,
         "{beside} us beside hostile plugins, {normal} us alone, the kernel held others up for {stall} us"
     );
     // The last hostile one is kept for a rollback until the second reload.
@@ -203,6 +206,26 @@ struct Times {
     beside: Vec<u64>,
     /// For how long the kernel held others up meanwhile, at worst.
     stall: u64,
+}
+
+impl Times {
+    /// Whether even the fastest of the innocent taps waited for a hostile one.
+    fn held_up(&self) -> bool {
+        let slowest_alone = self.alone.iter().max().copied().unwrap_or_default();
+        self.beside[0] > DEADLINE_US.max(4 * slowest_alone) + STEPS * self.stall
+    }
+}
+
+/// As `run`, again when an innocent tap was held up: whom the plugin holds up it holds up each time, the machine does not.
+fn run_again_if_held_up(host: &Host, daemon: &Daemon, path: &Path) -> Result<Times, String> {
+    let mut times = run(host, daemon, path)?;
+    for _ in 1..ATTEMPTS {
+        if !times.held_up() {
+            break;
+        }
+        times = run(host, daemon, path)?;
+    }
+    Ok(times)
 }
 
 /// Puts one plugin into force and lets it meet its taps.
