@@ -20,6 +20,7 @@ pub(super) fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
 
 impl Reactor {
     pub(super) fn answer(&mut self, request: Request) {
+        self.book_replies();
         let Request { command, peer } = request;
         if command.changes() {
             tracing::info!(target: "control", command = command.name(), uid = peer.uid, pid = peer.pid, "command");

@@ -180,6 +180,9 @@ impl Reactor {
                 }
                 continue;
             }
+            if self.await_briefly() {
+                continue;
+            }
             let now = self.now();
             let deadline = self
                 .engine
@@ -321,6 +324,10 @@ impl Reactor {
     }
 
     async fn carry_out(&mut self, action: Action) {
+        // A new question begins with a clean sheet.
+        if !matches!(action, Action::Execute(_)) {
+            self.book_replies();
+        }
         let event = match action {
             Action::Execute(plan) if super::gateway::is_beside_the_loop(&plan) => {
                 return self.apply_beside_the_loop(plan);
@@ -339,6 +346,7 @@ impl Reactor {
                     observe::answers(&done);
                     done
                 };
+                self.book_replies();
                 let now = self.now();
                 self.observer.plan(&done, &self.engine, now);
                 self.queue_for_gateways(&done);
@@ -389,6 +397,7 @@ impl Reactor {
     }
 
     fn hand_out_notes(&mut self) {
+        self.book_replies();
         for note in self.engine.take_notes() {
             report::log(&note);
             self.observer.note(&note);

@@ -7,6 +7,7 @@ use super::answers;
 use super::api::{Hook, Reply, Request, Subject};
 use super::archive::{Archive, Edition};
 use super::generation::{self, Inputs, LoadReport, Loaded};
+use super::inbox::{self, Inbox, Outbox};
 use super::plugin::load::Problem;
 use super::plugin::store::Kept;
 use super::pool::{Pool, Sink};
@@ -16,7 +17,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 pub struct Host {
     running: Generation,
@@ -28,8 +28,9 @@ pub struct Host {
     directory: Option<PathBuf>,
     writing: Arc<Mutex<()>>,
     numbers: u64,
-    replies_in: mpsc::UnboundedSender<Reply>,
-    replies: mpsc::UnboundedReceiver<Reply>,
+    /// For the generations to come.
+    outbox: Outbox,
+    inbox: Inbox,
 }
 
 /// A set of plugins under one number.
@@ -97,16 +98,16 @@ impl Host {
         if archive.note(loaded.inputs.edition()) {
             archive.save();
         }
-        let (replies_in, replies) = mpsc::unbounded_channel();
+        let (outbox, inbox) = inbox::inbox();
         Self {
             directory: archive.directory().map(Path::to_owned),
             writing: Arc::default(),
-            running: Generation::start(1, loaded, &replies_in),
+            running: Generation::start(1, loaded, &outbox),
             previous: None,
             archive: Arc::new(Mutex::new(archive)),
             numbers: 1,
-            replies_in,
-            replies,
+            outbox,
+            inbox,
         }
     }
 
@@ -126,6 +127,11 @@ impl Host {
         self.running.pool.has_hook(hook)
     }
 
+    /// A question that needs a script is being made: its thread wakes up meanwhile.
+    pub fn stir(&self) {
+        self.running.pool.stir();
+    }
+
     /// Asks all plugins concerned. Never blocks. A newer question about the same subject and hook replaces an older one
     /// that still waits; the older one then gets no reply.
     pub fn ask(&self, mut request: Request) -> Asked {
@@ -139,24 +145,22 @@ impl Host {
     /// The next reply. Cancel-safe; pending for ever when nothing was asked.
     pub async fn recv(&mut self) -> Reply {
         loop {
-            match self.replies.recv().await {
-                // What an earlier generation still answers is dropped: after a reload everything is asked anew.
-                Some(reply) if reply.generation == self.running.number => return reply,
-                Some(_) => {}
-                // Can't happen while `self.replies_in` lives; a future that never ends is right anyway.
-                None => std::future::pending().await,
+            let reply = self.inbox.next().await;
+            // What an earlier generation still answers is dropped: after a reload everything is asked anew.
+            if reply.generation == self.running.number {
+                return reply;
             }
         }
     }
 
     /// The next reply, waited for: what was asked is answered, or given up by the watchdog. Not for an async context.
     pub fn wait(&mut self) -> Option<Reply> {
-        self.replies.blocking_recv()
+        self.inbox.wait()
     }
 
     /// A reply that is already there.
     pub fn try_recv(&mut self) -> Option<Reply> {
-        while let Ok(reply) = self.replies.try_recv() {
+        while let Some(reply) = self.inbox.take() {
             if reply.generation == self.running.number {
                 return Some(reply);
             }
@@ -219,7 +223,7 @@ impl Host {
     pub fn commit(&mut self, candidate: Candidate) {
         self.numbers += 1;
         self.archive().note(candidate.loaded.inputs.edition());
-        let next = Generation::start(self.numbers, candidate.loaded, &self.replies_in);
+        let next = Generation::start(self.numbers, candidate.loaded, &self.outbox);
         next.pool.inherit(&self.running.pool);
         self.previous = Some(std::mem::replace(&mut self.running, next));
     }
@@ -250,12 +254,9 @@ impl Host {
 }
 
 impl Generation {
-    fn start(number: u64, loaded: Loaded, replies: &mpsc::UnboundedSender<Reply>) -> Self {
-        let replies = replies.clone();
-        let sink: Sink = Box::new(move |reply| {
-            // The daemon is going down when nobody receives.
-            let _ = replies.send(reply);
-        });
+    fn start(number: u64, loaded: Loaded, outbox: &Outbox) -> Self {
+        let outbox = outbox.clone();
+        let sink: Sink = Box::new(move |reply| outbox.put(reply));
         for problem in &loaded.left_out {
             tracing::warn!(error = %problem, "plugin left out");
         }

@@ -7,7 +7,7 @@
 //! not called for a while.
 //!
 //! The pieces: `api` the seam, `shape` what tables may contain, `plugin` one file and its state, `pool` the threads,
-//! `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `tools` are for plugin authors.
+//! `inbox` the way back, `watch` the deadlines, `merge` the rules for several opinions, `host` the whole; `tools` are for plugin authors.
 
 pub mod answers;
 pub mod api;
@@ -17,6 +17,7 @@ pub mod error;
 pub mod generation;
 pub mod guard;
 pub mod host;
+pub mod inbox;
 pub mod lift;
 pub mod memory;
 pub mod merge;
@@ -35,6 +36,13 @@ pub use generation::LoadReport;
 pub use host::{Asked, Candidate, Host, Preparation};
 pub use rehearsal::{Comparison, Known, Refusal};
 pub use status::Status;
+
+/// Between two looks of somebody who waits awake: a microsecond or less, in which the core's other thread goes faster.
+pub fn pause() {
+    for _ in 0..20 {
+        std::hint::spin_loop();
+    }
+}
 
 /// JSON without object entries that are null or empty: how decisions are shown.
 pub fn without_nulls(value: serde_json::Value) -> serde_json::Value {

@@ -2,6 +2,7 @@
 
 use crate::bench::*;
 use serde_json::{Value as Json, json};
+use std::time::Duration;
 use tapwire::policy::Known;
 use tapwire::policy::api::{Decision, Fallback, Hook, Outcome, Subject};
 use tapwire::policy::status::Health;
@@ -161,6 +162,43 @@ fn a_network_that_makes_a_plugin_loop_does_not_hold_up_another_network() {
             .next(),
         Some("port of network black")
     );
+}
+
+/// A lost wake-up would leave a question unanswered.
+#[test]
+fn a_worker_called_early_answers_what_comes_and_sleeps_when_nothing_does() {
+    let plugin = port("if ctx.link.name == 'slow' then for i = 1, 1e5 do end end\nreturn { mtu = 1400 }");
+    let bench = Bench::new(&[("a.lua", &plugin), ("b.lua", &plugin), ("c.lua", &plugin)])
+        .with(json!({"deadline_ms": 10000, "abandon_ms": 60000}));
+    let mut host = bench.host();
+    for round in 0..600_u32 {
+        for _ in 0..round % 3 {
+            host.stir();
+        }
+        if round % 50 == 0 {
+            // Longer than a worker looks for what it was called for.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let asked = round % 4;
+        for tap in 0..asked {
+            let name = if tap == 0 && round % 20 == 1 {
+                "slow"
+            } else {
+                "tap"
+            };
+            let context = context(name, round * 4 + tap + 1, "blue");
+            assert!(matches!(
+                host.ask(request(Hook::Port, u64::from(round), context)),
+                Asked::Pending
+            ));
+        }
+        for _ in 0..asked {
+            assert_eq!(receive(&mut host).seq, u64::from(round));
+        }
+    }
+    host.stir();
+    eventually("the workers sleep", || host.pool().is_at_rest());
+    assert!(host.try_recv().is_none());
 }
 
 #[test]

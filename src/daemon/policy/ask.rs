@@ -3,7 +3,7 @@
 use super::super::account::Account;
 use super::super::reactor::Reactor;
 use super::verdict::Resolved;
-use super::{Again, Policy, Question, facts, verdict};
+use super::{Again, Policy, Question, Unbooked, facts, verdict};
 use crate::desired::verdict::{Denial, PortVerdict};
 use crate::engine::Engine;
 use crate::engine::event::{Event, Why};
@@ -53,10 +53,30 @@ impl Reactor {
         any
     }
 
+    /// Waits awake for the answer to a question just asked. False: it takes longer, and the loop may sleep.
+    pub(in crate::daemon) fn await_briefly(&mut self) -> bool {
+        while self.policy.is_fresh() {
+            if self.take_replies() {
+                return true;
+            }
+            crate::policy::pause();
+            // The plugin's thread may have been put behind this one.
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    /// What the reply leads to goes first; it is booked when that is done.
     pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
-        self.count(&reply);
         self.policy.record(&reply);
-        self.asking().on_reply(&reply);
+        let (at, cause) = (self.now(), self.cause_of(&reply));
+        let decides = self.asking().on_reply(&reply);
+        self.policy.unbooked.push(Unbooked {
+            at,
+            cause,
+            decides,
+            reply,
+        });
     }
 }
 
@@ -76,6 +96,7 @@ impl Asking<'_> {
 
     /// The engine asks about a tap.
     pub(in crate::daemon) fn ask_port(&mut self, index: Ifindex, ticket: u64, why: Why) {
+        self.policy.stir();
         let mapping = self
             .engine
             .observed()
@@ -188,29 +209,30 @@ impl Asking<'_> {
             .ask(Subject::Network(id.to_string()), Hook::Network, ticket, context);
     }
 
-    pub(in crate::daemon) fn on_reply(&mut self, reply: &Reply) {
+    /// True: it is a decision from now on, to be noted with `Policy::decided`.
+    #[must_use]
+    pub(in crate::daemon) fn on_reply(&mut self, reply: &Reply) -> bool {
         match (&reply.key, reply.hook) {
             (Subject::Tap(raw), Hook::Resolve | Hook::Port | Hook::Admit) => {
-                if let Some(index) = Ifindex::new(*raw) {
-                    self.on_port_reply(index, reply);
-                }
+                Ifindex::new(*raw).is_some_and(|index| self.on_port_reply(index, reply))
             }
             (Subject::Network(text), Hook::Network) => {
-                if let Ok(id) = NetworkId::new(text) {
-                    self.on_network_reply(id, reply);
-                }
+                NetworkId::new(text).is_ok_and(|id| self.on_network_reply(id, reply))
             }
-            (_, Hook::Observe | Hook::Tick) => self.invalidate(&reply.decision),
-            _ => {}
+            (_, Hook::Observe | Hook::Tick) => {
+                self.invalidate(&reply.decision);
+                false
+            }
+            _ => false,
         }
     }
 
-    fn on_network_reply(&mut self, id: NetworkId, reply: &Reply) {
+    fn on_network_reply(&mut self, id: NetworkId, reply: &Reply) -> bool {
         let Decision::Network(decided) = &reply.decision else {
-            return;
+            return false;
         };
         if self.policy.networks.get(&id) != Some(&reply.seq) {
-            return;
+            return false;
         }
         let now = self.now;
         if let Some(after) = reply.retry_after {
@@ -225,7 +247,6 @@ impl Asking<'_> {
             plugin: step.plugin.as_str().into(),
             reason: format!("hook network: {}", step.error.as_deref().unwrap_or_default()).into(),
         });
-        self.policy.decided(reply, self.now);
         let tags = &decided.verdict.tags;
         let retagged = self.policy.tags.get(&id).unwrap_or(&BTreeMap::new()) != tags;
         let users = self.engine.segment(&id).map(|segment| segment.users.iter());
@@ -251,16 +272,17 @@ impl Asking<'_> {
             let networks = Vec::new();
             self.hear(Event::Invalidate { taps, networks }, now);
         }
+        true
     }
 
-    fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) {
+    fn on_port_reply(&mut self, index: Ifindex, reply: &Reply) -> bool {
         let current = self
             .policy
             .questions
             .get(&index)
             .is_some_and(|q| q.ticket == reply.seq);
         if !current {
-            return;
+            return false;
         }
         if let Some(after) = reply.retry_after {
             let at = self.now.plus(after);
@@ -268,7 +290,6 @@ impl Asking<'_> {
         }
         match &reply.decision {
             Decision::Resolve(decided) => {
-                self.policy.decided(reply, self.now);
                 let resolved = verdict::resolved(self.engine.desired(), &decided.verdict);
                 let network = match resolved {
                     Ok(Some(Resolved::Known(id))) => Some(id),
@@ -293,16 +314,17 @@ impl Asking<'_> {
                 } else {
                     self.ask_after_resolve(index);
                 }
+                true
             }
             Decision::Port(decided) => {
                 if let Some(question) = self.policy.questions.get_mut(&index) {
                     verdict::add_port(&mut question.verdict, decided);
                     question.by.clone_from(&decided.by);
                 }
-                self.policy.decided(reply, self.now);
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
                 self.ask_after_port(index);
+                true
             }
             Decision::Admit(decided) => {
                 if let Some(reason) = &decided.verdict.deny
@@ -313,8 +335,10 @@ impl Asking<'_> {
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);
                 self.conclude(index);
+                // Asked for each attach anew: nothing to compare a reload with.
+                false
             }
-            Decision::Network(_) | Decision::Observe(_) | Decision::Nothing => {}
+            Decision::Network(_) | Decision::Observe(_) | Decision::Nothing => false,
         }
     }
 

@@ -206,6 +206,9 @@ fn network_facts(network: &Network) -> NetworkFacts {
 
 /// The link that carries the segment off the host; for VXLAN the underlay below the device.
 fn uplink(engine: &Engine, network: &Network) -> Option<Uplink> {
+    if matches!(network.segment, Segment::Local) {
+        return None;
+    }
     let want = derive_segment(engine.desired(), engine.observed(), network, None).ok()?;
     let index = match want.uplink {
         UplinkWant::None => return None,

@@ -25,15 +25,19 @@ use crate::policy::tools::recording::Recorder;
 use crate::policy::{Asked, Host, LoadReport};
 use conflicts::Conflicts;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Questions that may be under way for a recording; more are left out of it.
 const MAX_RECORDED: usize = 4096;
 
 /// Changed answers are written down together, so that a burst of taps costs one file.
 const KEEP_AFTER: Duration = Duration::from_secs(5);
+
+/// How long the loop stays awake for an answer: three plugins take half as long, and going to sleep and being woken up is
+/// a sixth of that (`benches/attach`, section `plugins`). A plugin that takes longer costs this once for each question.
+const BRIEFLY: Duration = Duration::from_micros(100);
 
 /// A question about a tap that goes through several hooks.
 #[derive(Debug, Clone)]
@@ -61,6 +65,16 @@ struct Said {
     verdict: String,
 }
 
+/// A reply that was acted on, and is still to be counted and shown.
+struct Unbooked {
+    at: Time,
+    /// Of the tap as it came.
+    cause: u64,
+    /// It decides something from now on.
+    decides: bool,
+    reply: Reply,
+}
+
 #[derive(Default)]
 pub struct Policy {
     host: Option<Host>,
@@ -71,8 +85,16 @@ pub struct Policy {
     /// What `network` hooks said for the ports' `ctx.network.tags`; only networks with tags.
     tags: BTreeMap<NetworkId, BTreeMap<String, String>>,
     said: BTreeMap<Ifindex, Vec<Said>>,
+    /// The last question that a script is to decide, while it is fresh.
+    asked_at: Option<Instant>,
+    /// The last question that decides went to a script, and there is a second processor for it; the next one probably will.
+    scripted: bool,
+    /// With one processor, who waits awake is in the way of what it waits for.
+    one_processor: bool,
     /// Replies that needed no script: handled after the engine has finished its turn.
     ready: VecDeque<Reply>,
+    /// In the order in which they came.
+    unbooked: Vec<Unbooked>,
     /// To be asked again then.
     again: BTreeMap<Again, Time>,
     timers: Vec<(String, Duration, Time)>,
@@ -125,6 +147,7 @@ impl Policy {
         Ok(Self {
             host,
             facts,
+            one_processor: std::thread::available_parallelism().is_ok_and(|count| count.get() == 1),
             ..Self::default()
         })
     }
@@ -185,6 +208,7 @@ impl Policy {
         self.tags.clear();
         self.said.clear();
         self.ready.clear();
+        self.unbooked.clear();
         self.again.clear();
         self.recorded.clear();
         self.decisions.clear();
@@ -195,12 +219,42 @@ impl Policy {
     }
 
     /// Notes what was decided; a decision that is another one shall outlive the daemon.
-    fn decided(&mut self, reply: &Reply, now: Time) {
-        let id = (reply.key.clone(), reply.hook);
-        let before = self.decisions.insert(id, reply.decision.clone());
-        let changed = before.as_ref() != Some(&reply.decision);
+    pub fn decided(&mut self, reply: Reply, now: Time) {
+        let changed = match self.decisions.entry((reply.key, reply.hook)) {
+            Entry::Occupied(mut known) => {
+                let before = known.insert(reply.decision);
+                before != *known.get()
+            }
+            Entry::Vacant(place) => {
+                place.insert(reply.decision);
+                true
+            }
+        };
         if changed && self.keep_at.is_none() && self.host.as_ref().is_some_and(Host::keeps_answers) {
             self.keep_at = Some(now.plus(KEEP_AFTER));
+        }
+    }
+
+    /// A plugin's last word about a tap: one for each hook, however often it is told of changes.
+    fn say(&mut self, index: Ifindex, hook: Hook, plugin: &str, verdict: String) {
+        let said = self.said.entry(index).or_default();
+        let known = said
+            .iter_mut()
+            .find(|said| said.hook == hook && said.plugin == plugin);
+        match known {
+            Some(known) => known.verdict = verdict,
+            None => said.push(Said {
+                hook,
+                plugin: plugin.to_owned(),
+                verdict,
+            }),
+        }
+    }
+
+    /// Drops what the plugins know about a subject that is gone.
+    fn forget(&self, key: &Subject) {
+        if let Some(host) = &self.host {
+            host.forget(key);
         }
     }
 
@@ -236,6 +290,12 @@ impl Policy {
         }
     }
 
+    /// A script was asked so short a time ago that its answer is worth staying awake for.
+    pub fn is_fresh(&mut self) -> bool {
+        self.asked_at = self.asked_at.filter(|asked| asked.elapsed() < BRIEFLY);
+        self.asked_at.is_some()
+    }
+
     /// Replies that are there already.
     pub fn take_reply(&mut self) -> Option<Reply> {
         self.ready.pop_front().or_else(|| self.host.as_mut()?.try_recv())
@@ -263,10 +323,21 @@ impl Policy {
             hook,
             context,
         });
+        if hook.decides() {
+            self.scripted = matches!(asked, Asked::Pending) && !self.one_processor;
+            self.asked_at = self.scripted.then(Instant::now);
+        }
         match asked {
             Asked::Answered(reply) => self.ready.push_back(*reply),
             Asked::Pending if self.replayed.is_some() => self.ready.extend(host.wait()),
             Asked::Pending => {}
+        }
+    }
+
+    /// A question about a tap is being made: the plugins' thread wakes up meanwhile, if it will have to.
+    fn stir(&self) {
+        if let Some(host) = self.host.as_ref().filter(|_| self.scripted) {
+            host.stir();
         }
     }
 

@@ -1,9 +1,9 @@
 //! What `status`, `port show`, `policy eval` and `policy record` say of the plugins.
 
 use super::super::reactor::Reactor;
-use super::{Said, conflicts, facts};
+use super::{Unbooked, conflicts, facts};
 use crate::control::api::{Failure, FailureKind, PluginRow, PolicyStatus, Reply as Answer, Sink, Verdict};
-use crate::model::Ifindex;
+use crate::model::{Ifindex, LinkName};
 use crate::policy::api::{Conflict, Hook, Outcome, Reply, Step, Subject};
 use crate::policy::plugin::hostlib::MetricKind;
 use crate::policy::status::{Health, PluginStatus, UserMetric};
@@ -44,67 +44,78 @@ fn own_metric(metric: UserMetric) -> OwnMetric {
 }
 
 impl Reactor {
-    pub(in crate::daemon) fn count(&mut self, reply: &Reply) {
-        let tap = match reply.key {
-            Subject::Tap(raw) => Ifindex::new(raw),
-            _ => None,
-        };
-        for step in &reply.steps {
-            if step.outcome == Outcome::Skipped {
-                continue;
+    /// Counts and shows the replies that were acted on.
+    pub(in crate::daemon) fn book_replies(&mut self) {
+        if self.policy.unbooked.is_empty() {
+            return;
+        }
+        // Booking asks and answers nothing: none comes in meanwhile.
+        let mut unbooked = std::mem::take(&mut self.policy.unbooked);
+        for booking in unbooked.drain(..) {
+            self.book(&booking);
+            if booking.decides {
+                self.policy.decided(booking.reply, booking.at);
             }
+        }
+        self.policy.unbooked = unbooked;
+    }
+
+    /// The event that the tap's attach goes back to, as far as the tap is there.
+    pub(super) fn cause_of(&self, reply: &Reply) -> u64 {
+        let tap = self.tap_of(reply);
+        tap.and_then(|index| self.engine.tap(index))
+            .map_or(0, |tap| tap.cause.0)
+    }
+
+    fn tap_of(&self, reply: &Reply) -> Option<Ifindex> {
+        match reply.key {
+            Subject::Tap(raw) => Ifindex::new(raw),
+            Subject::Network(_) | Subject::Plugin(_) => None,
+        }
+    }
+    fn book(&mut self, booking: &Unbooked) {
+        let (reply, hook) = (&booking.reply, booking.reply.hook.word());
+        let tap = self.tap_of(reply);
+        let name = tap.and_then(|index| Some(self.engine.tap(index)?.name));
+        let shown = name.as_ref().map(LinkName::to_text).unwrap_or_default();
+        for step in reply.steps.iter().filter(|step| step.outcome != Outcome::Skipped) {
             self.policy.calls += 1;
-            let failed = step.outcome.is_failure();
-            self.policy.errors += u64::from(failed);
+            self.policy.errors += u64::from(step.outcome.is_failure());
             if !step.cached {
                 self.observer
                     .metrics
-                    .hook(reply.hook.word(), step.outcome.word(), step.elapsed_us);
+                    .hook(hook, step.outcome.word(), step.elapsed_us);
             }
             self.tell_failure(reply.hook, step, tap);
-            if let Some(index) = tap {
-                let verdict = match &step.error {
-                    Some(error) => format!("{}: {error}", step.outcome.word()),
-                    None => step.outcome.word().to_owned(),
-                };
-                let now = self.now();
-                let cause = self.engine.tap(index).map_or(0, |t| t.cause.0);
-                let name = self
-                    .engine
-                    .tap(index)
-                    .map(|t| t.name.to_string())
-                    .unwrap_or_default();
-                tracing::debug_span!(target: "policy", "hook", cause, ifindex = index.get(), ifname = name, plugin = %step.plugin,
-                    hook = reply.hook.word(), verdict, elapsed_us = step.elapsed_us)
-                .in_scope(|| {});
-                self.observer.policy_step(
-                    now,
-                    cause,
-                    index,
-                    &name,
-                    &step.plugin,
-                    reply.hook.word(),
-                    &verdict,
-                    step.elapsed_us,
-                );
-                let said = self.policy.said.entry(index).or_default();
-                // One line for a plugin's hook, however often it is told of changes.
-                let known = said
-                    .iter_mut()
-                    .find(|said| said.hook == reply.hook && said.plugin == step.plugin);
-                match known {
-                    Some(known) => known.verdict = verdict,
-                    None => said.push(Said {
-                        hook: reply.hook,
-                        plugin: step.plugin.clone(),
-                        verdict,
-                    }),
-                }
+            let Some(index) = tap else { continue };
+            let verdict = match &step.error {
+                Some(error) => format!("{}: {error}", step.outcome.word()),
+                None => step.outcome.word().to_owned(),
+            };
+            tracing::debug_span!(target: "policy", "hook", cause = booking.cause, ifindex = index.get(), ifname = &*shown,
+                plugin = %step.plugin, hook, verdict, elapsed_us = step.elapsed_us)
+            .in_scope(|| {});
+            self.observer.policy_step(
+                booking.at,
+                booking.cause,
+                index,
+                &shown,
+                &step.plugin,
+                hook,
+                &verdict,
+                step.elapsed_us,
+            );
+            if name.is_some() {
+                self.policy.say(index, reply.hook, &step.plugin, verdict);
             }
         }
-        self.note_failed(reply);
+        match (tap, name) {
+            // What came for a tap that has gone meanwhile would stay for ever.
+            (Some(_), None) => self.policy.forget(&reply.key),
+            _ => self.note_failed(reply),
+        }
         for conflict in &reply.conflicts {
-            self.tell_conflict(reply, conflict, tap);
+            self.tell_conflict(booking, conflict, tap);
         }
     }
 
@@ -123,7 +134,8 @@ impl Reactor {
     }
 
     /// To `explain`, `status` and the log; there once, not with every tap.
-    fn tell_conflict(&mut self, reply: &Reply, conflict: &Conflict, tap: Option<Ifindex>) {
+    fn tell_conflict(&mut self, booking: &Unbooked, conflict: &Conflict, tap: Option<Ifindex>) {
+        let (reply, at, cause) = (&booking.reply, booking.at, booking.cause);
         let (field, kept, refused) = (&conflict.field, &conflict.kept, &conflict.refused);
         let known = tap.and_then(|index| Some((index, self.engine.tap(index)?)));
         let subject = match (&reply.key, known) {
@@ -131,12 +143,11 @@ impl Reactor {
             (Subject::Network(id) | Subject::Plugin(id), None) => id.clone(),
             (Subject::Tap(raw), None) => raw.to_string(),
         };
-        if let Some((index, tap)) = known {
-            let (now, cause) = (self.now(), tap.cause.0);
+        if let Some((index, _)) = known {
             let text = format!("conflict in {field}: {}", conflicts::words(kept, refused));
             let plugin = refused.split(' ').next().unwrap_or_default();
             self.observer
-                .policy_step(now, cause, index, &subject, plugin, reply.hook.word(), &text, 0);
+                .policy_step(at, cause, index, &subject, plugin, reply.hook.word(), &text, 0);
         }
         if self.policy.conflicts.note(conflict, &subject) {
             tracing::warn!(target: "policy", %field, %kept, %refused, subject, "plugins disagree");

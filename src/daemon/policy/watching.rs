@@ -151,9 +151,7 @@ impl Asking<'_> {
             }
             What::Port { port, state, .. } => self.tell_if_detached(port, state),
             What::TapGone { port, link } => {
-                if let Some(host) = &self.policy.host {
-                    host.forget(&Subject::Tap(port.index.get()));
-                }
+                self.policy.forget(&Subject::Tap(port.index.get()));
                 self.policy.said.remove(&port.index);
                 for hook in [Hook::Resolve, Hook::Port] {
                     let id = (Subject::Tap(port.index.get()), hook);

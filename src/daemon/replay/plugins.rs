@@ -38,7 +38,9 @@ impl Player<'_> {
                     })?;
                 }
             }
-            self.asking(now).on_reply(&reply);
+            if self.asking(now).on_reply(&reply) {
+                self.policy.decided(reply, now);
+            }
         }
         Ok(any)
     }

@@ -14,8 +14,8 @@ use crate::policy::plugin::runtime::{Called, Runtime};
 use crate::policy::plugin::sandbox::KillSwitch;
 use crate::policy::plugin::store::Store;
 use crate::policy::settings::Limits;
-use crate::policy::status::Counters;
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::policy::status::{Counters, Health, PluginStatus};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -296,6 +296,51 @@ impl Lane {
             elapsed,
             error: Some(fault.to_string()),
             verdict,
+        }
+    }
+
+    pub fn status(&self) -> PluginStatus {
+        let open = self.breakers.open();
+        let (health, reason) = match (&self.disabled, open.is_empty()) {
+            (Some(why), _) => (Health::Disabled, Some(why.clone())),
+            (None, false) => {
+                let last = self.counters.last_error.as_deref().unwrap_or_default();
+                (Health::Suspended, Some(format!("{}: {last}", open.join(", "))))
+            }
+            (None, true) => (Health::Ok, self.counters.last_error.clone()),
+        };
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        PluginStatus {
+            name: self.plugin.name.clone(),
+            file: self.plugin.source.shown.to_string(),
+            health,
+            reason,
+            hooks: self.plugin.hooks.iter().map(|hook| hook.word()).collect(),
+            calls: self.counters.calls(),
+            cached: self.counters.cached,
+            failures: self.counters.failures(),
+            outcomes: self
+                .counters
+                .by_outcome
+                .iter()
+                .fold(BTreeMap::new(), |mut sum, ((_, outcome), n)| {
+                    *sum.entry(outcome.word()).or_default() += n;
+                    sum
+                }),
+            by_hook: self
+                .counters
+                .by_outcome
+                .iter()
+                .map(|((hook, outcome), n)| (hook.word(), outcome.word(), *n))
+                .collect(),
+            total_us: micros(self.counters.total),
+            max_us: micros(self.counters.max),
+            memory_bytes: self.counters.memory,
+            queue: self.waiting(),
+            abandoned: self.abandoned,
+            log_lines_dropped: self.counters.lines_dropped,
+            metrics: self.counters.metrics.values().cloned().collect(),
+            metrics_dropped: self.counters.metrics_dropped,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::memory::give_memory_back;
 use super::plugin::load::{Plugin, Surroundings};
 use super::plugin::runtime::Runtime;
 use super::plugin::store::{Kept, Store};
-use super::status::{Health, PluginStatus};
+use super::status::PluginStatus;
 use super::tools::coverage::Lines;
 use super::watch::Watch;
 use job::{Contribution, Job};
@@ -30,7 +30,7 @@ use lane::Lane;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The number of a generation that is only tried: what its plugins log goes nowhere.
 pub const REHEARSAL: u64 = 0;
@@ -61,6 +61,8 @@ struct State {
     ready: VecDeque<usize>,
     idle: usize,
     workers: usize,
+    /// A worker was called and looks for something to do, again and again for a moment: nobody need be woken.
+    expected: bool,
     closed: bool,
 }
 
@@ -100,6 +102,7 @@ impl Pool {
                 ready: VecDeque::new(),
                 idle: 0,
                 workers: 0,
+                expected: false,
                 closed: false,
             }),
             wake: Condvar::new(),
@@ -141,6 +144,17 @@ impl Pool {
                 None
             }
         }
+    }
+
+    /// A question is being made: a worker that sleeps wakes up meanwhile.
+    pub fn stir(&self) {
+        let mut state = self.shared.lock();
+        if state.idle == 0 || state.expected {
+            return;
+        }
+        state.expected = true;
+        drop(state);
+        self.shared.wake.notify_one();
     }
 
     /// Would anybody answer this hook?
@@ -237,7 +251,7 @@ impl Pool {
     }
 
     pub fn status(&self) -> Vec<PluginStatus> {
-        self.shared.lock().lanes.iter().map(lane_status).collect()
+        self.shared.lock().lanes.iter().map(Lane::status).collect()
     }
 }
 
@@ -257,50 +271,6 @@ impl Drop for Shared {
             state.lanes.clear();
             give_memory_back();
         }
-    }
-}
-
-fn lane_status(lane: &Lane) -> PluginStatus {
-    let open = lane.breakers.open();
-    let (health, reason) = match (&lane.disabled, open.is_empty()) {
-        (Some(why), _) => (Health::Disabled, Some(why.clone())),
-        (None, false) => {
-            let last = lane.counters.last_error.as_deref().unwrap_or_default();
-            (Health::Suspended, Some(format!("{}: {last}", open.join(", "))))
-        }
-        (None, true) => (Health::Ok, lane.counters.last_error.clone()),
-    };
-    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    PluginStatus {
-        name: lane.plugin.name.clone(),
-        file: lane.plugin.source.shown.to_string(),
-        health,
-        reason,
-        hooks: lane.plugin.hooks.iter().map(|hook| hook.word()).collect(),
-        calls: lane.counters.calls(),
-        cached: lane.counters.cached,
-        failures: lane.counters.failures(),
-        outcomes: lane.counters.by_outcome.iter().fold(
-            std::collections::BTreeMap::new(),
-            |mut sum, ((_, outcome), n)| {
-                *sum.entry(outcome.word()).or_default() += n;
-                sum
-            },
-        ),
-        by_hook: lane
-            .counters
-            .by_outcome
-            .iter()
-            .map(|((hook, outcome), n)| (hook.word(), outcome.word(), *n))
-            .collect(),
-        total_us: micros(lane.counters.total),
-        max_us: micros(lane.counters.max),
-        memory_bytes: lane.counters.memory,
-        queue: lane.waiting(),
-        abandoned: lane.abandoned,
-        log_lines_dropped: lane.counters.lines_dropped,
-        metrics: lane.counters.metrics.values().cloned().collect(),
-        metrics_dropped: lane.counters.metrics_dropped,
     }
 }
 

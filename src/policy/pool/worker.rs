@@ -6,6 +6,7 @@ use super::{Hands, Next, REHEARSAL, Shared, State, spawn};
 use crate::policy::api::{Context, Hook, Outcome};
 use crate::policy::guard::load_plugin;
 use crate::policy::memory::give_memory_back;
+use crate::policy::pause;
 use crate::policy::plugin::fault::Fault;
 use crate::policy::plugin::hostlib::{Effects, Line};
 use crate::policy::plugin::runtime::{Called, Runtime};
@@ -14,6 +15,9 @@ use crate::policy::watch::{Slot, Watched};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How long a worker that was called looks for its question: making one takes a fifth of that.
+const LINGER: Duration = Duration::from_micros(50);
 
 impl Shared {
     pub(super) fn generation(&self) -> u64 {
@@ -36,7 +40,7 @@ impl Shared {
 
     /// Something is ready: wake a worker, or start one when all are busy.
     pub(super) fn call_for_help(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.ready.is_empty() {
+        if state.ready.is_empty() || state.expected {
             return;
         }
         if state.idle == 0 {
@@ -55,9 +59,12 @@ impl Shared {
         ));
         self.watch.add(Arc::clone(&slot));
         let mut state = self.lock();
+        let mut woken = Instant::now();
         while !state.closed {
-            match state.take_ready(Instant::now()) {
+            let now = Instant::now();
+            match state.take_ready(now) {
                 Some(Next::Run(index, runtime, job)) => {
+                    state.expected = false;
                     // Whoever asked may have counted on this thread while it was still waking up: what else is ready
                     // must not wait for this call to end.
                     self.call_for_help(state);
@@ -71,10 +78,17 @@ impl Shared {
                     (self.sink)(job.into_reply(&self.plugins, self.generation()));
                     state = self.lock();
                 }
+                Some(Next::Waits) | None if state.expected && now.duration_since(woken) < LINGER => {
+                    drop(state);
+                    pause();
+                    state = self.lock();
+                }
                 Some(Next::Waits) | None => {
+                    state.expected = false;
                     state.idle += 1;
                     state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.idle -= 1;
+                    woken = Instant::now();
                 }
             }
         }
