@@ -1,8 +1,9 @@
 //! What the spoof guard adds to an attach.
 
 use super::report::{Metric, Report, Target};
+use super::rounds::rounds;
 use super::world::{Measure, OLD_PER_BRIDGE};
-use super::{Options, daemon, p50, p99, rounds};
+use super::{Options, daemon, p50, p99};
 use anyhow::Result;
 
 /// The same ports with the spoof guard and without, alternating within one run, on a host where many more are guarded.

@@ -2,8 +2,9 @@
 //!
 //! `cargo bench --bench attach -- [--quick] [--section NAME]... [--rounds N] [--check] [--json]`
 //!
-//! Every measurement runs in a fresh process and a fresh private namespace; baseline and subject alternate within a
-//! run, so that a machine that grows slower grows slower for both. Ratios are the median of the rounds' own ratios.
+//! Every measurement runs in a fresh process and a fresh private namespace. Baseline and subject alternate, with taps one
+//! after the other every few milliseconds, so that a machine that grows slower grows slower for both. Ratios are the
+//! median of the rounds' own ratios.
 //! The absolute figures are this machine's; the ratios are what the targets are about.
 //!
 //! Processes: this one (driver) starts one *world* per measurement (`--world`, see `world`), which starts the
@@ -19,18 +20,16 @@ mod networks;
 mod plugins;
 mod reference;
 mod report;
+mod rounds;
 mod world;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use attacher::Attacher;
 use report::{Metric, Report, Target};
-use std::ffi::CString;
-use std::io::BufRead as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
-use tapwire::daemon::namespace::{Entry, enter_private, explain};
-use world::{Measure, Sample, TETHER, Task};
+use rounds::{be_world, measured, rounds};
+use std::process::ExitCode;
+use tapwire::daemon::namespace::enter_private;
+use world::{Measure, Sample};
 
 const USAGE: &str = "\
 usage: cargo bench --bench attach -- [OPTION]...
@@ -303,74 +302,4 @@ fn p50(sample: &Sample) -> f64 {
 
 fn p99(sample: &Sample) -> f64 {
     report::quantile(&sample.latency_us, 0.99)
-}
-
-/// Baseline and subject, alternating; who goes first alternates too.
-fn rounds(options: &Options, measure: Measure, existing: usize) -> Result<(Vec<Sample>, Vec<Sample>)> {
-    let (mut baseline, mut subject) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds {
-        if round % 2 == 0 {
-            baseline.push(measured(&options.baseline, measure, existing)?);
-            subject.push(measured(&options.subject, measure, existing)?);
-        } else {
-            subject.push(measured(&options.subject, measure, existing)?);
-            baseline.push(measured(&options.baseline, measure, existing)?);
-        }
-    }
-    Ok((baseline, subject))
-}
-
-/// One measurement in a world of its own; returns when that world is gone.
-fn measured(attacher: &Attacher, measure: Measure, existing: usize) -> Result<Sample> {
-    let folder = tempfile::tempdir()?;
-    let task = Task {
-        attacher: attacher.clone(),
-        measure,
-        existing,
-        folder: folder.path().to_owned(),
-    };
-    // In a file: a configuration may be longer than an argument can be.
-    let told = folder.path().join("task");
-    std::fs::write(&told, serde_json::to_string(&task)?)?;
-    let entry = Entry::prepare();
-    let mut command = Command::new(std::env::current_exe()?);
-    command
-        .arg("--world")
-        .arg(&told)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    // SAFETY: between fork and exec only system calls, which `Entry::enter` is made for.
-    unsafe { command.pre_exec(move || entry.enter().map_err(Into::into)) };
-    let output = command.spawn().map_err(explain)?.wait_with_output()?;
-    wait_for_end_of_world()?;
-    ensure!(output.status.success(), "the measurement failed: {measure:?}");
-    let line = output.stdout.lines().next().context("no result")??;
-    Ok(serde_json::from_str(&line)?)
-}
-
-fn be_world(task: &str) -> Result<()> {
-    let task: Task = serde_json::from_str(&std::fs::read_to_string(task)?)?;
-    // SAFETY: takes nothing, cannot fail.
-    let driver = unsafe { libc::getppid() };
-    let tether = Command::new("ip")
-        .args(["link", "add", TETHER, "type", "veth", "peer", "name", TETHER])
-        .args(["netns", &driver.to_string()])
-        .status()
-        .context("run ip")?;
-    ensure!(tether.success(), "no veth pair to the driver");
-    println!("{}", serde_json::to_string(&world::run(&task)?)?);
-    Ok(())
-}
-
-/// The kernel takes a namespace with thousands of devices apart in the background, holding the lock that the next
-/// measurement needs. Its end of the tether goes in the same step.
-fn wait_for_end_of_world() -> Result<()> {
-    let tether = CString::new(TETHER)?;
-    let deadline = Instant::now() + Duration::from_secs(120);
-    // SAFETY: the string is terminated and alive through the call.
-    while unsafe { libc::if_nametoindex(tether.as_ptr()) } != 0 {
-        ensure!(Instant::now() < deadline, "the last world does not end");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }

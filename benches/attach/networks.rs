@@ -10,8 +10,9 @@
 
 use super::attacher::Attacher;
 use super::report::{Metric, Report, Target};
+use super::rounds::rounds;
 use super::world::Measure;
-use super::{Options, daemon, p50, p99, rounds};
+use super::{Options, daemon, p50, p99};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::HashSet;
 use std::fmt::Write as _;

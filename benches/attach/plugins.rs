@@ -2,8 +2,9 @@
 //! (no `reads`, each looks at the tap), against the daemon without.
 
 use super::report::{Metric, Report, Target};
+use super::rounds::rounds;
 use super::world::Measure;
-use super::{Options, daemon, p50, p99, rounds};
+use super::{Options, daemon, p50, p99};
 use anyhow::Result;
 
 /// They look and have no opinion: what asking costs.

@@ -23,8 +23,8 @@ const BURST_LIMIT: Duration = Duration::from_secs(60);
 /// The bridge tells of its carrier 200-250 ms after the last port came up.
 const SILENCE: Duration = Duration::from_millis(400);
 const IDLE_WINDOWS: usize = 5;
-/// The world's end of a link to the driver, which sees it vanish when the namespace is really gone.
-pub const TETHER: &str = "tether";
+/// Taps of one turn that are measured, after one that warms the caches up again.
+const TURN: usize = 20;
 
 /// What to measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,11 +35,13 @@ pub struct Task {
     pub existing: usize,
     /// For the attacher's configuration, state and log.
     pub folder: PathBuf,
+    /// The name of a link to the driver, at both ends: the driver sees it vanish when the namespace is really gone.
+    pub tether: String,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Measure {
-    /// Taps made one after the other, each when the one before is attached.
+    /// Taps made one after the other, each when the one before is attached; [`TURN`] at a time.
     Sequential { taps: usize },
     /// The same on a bridge that many networks share, which the attacher's own configuration names.
     Shared { taps: usize },
@@ -49,6 +51,13 @@ pub enum Measure {
     Idle { taps: usize, seconds: u64 },
     /// A second start with everything in place, until in sync.
     Start,
+}
+
+impl Measure {
+    /// Two worlds can take turns at it.
+    pub fn has_turns(self) -> bool {
+        matches!(self, Self::Sequential { .. } | Self::Shared { .. })
+    }
 }
 
 /// What came out. Fields that a measurement does not have are empty or zero.
@@ -75,8 +84,8 @@ pub fn old_bridge_name(number: usize) -> String {
     format!("oldbr{number}")
 }
 
-/// Measures, in the namespace that the process was started in.
-pub fn run(task: &Task) -> Result<Sample> {
+/// Measures, in the namespace that the process was started in. `turn` waits until it is this world's turn (again).
+pub fn run(task: &Task, turn: &mut dyn FnMut() -> Result<()>) -> Result<Sample> {
     let bridges = Bridges {
         new: match task.measure {
             Measure::Burst { bridges, .. } => bridges,
@@ -98,25 +107,40 @@ pub fn run(task: &Task) -> Result<Sample> {
     };
     let attacher = task.attacher.start(bridges, &task.folder)?;
     observer.monitor.wait_for_silence(SILENCE)?;
+    turn()?;
     match task.measure {
-        Measure::Sequential { taps } | Measure::Shared { taps } => sequential(&mut observer, &attacher, taps),
+        Measure::Sequential { taps } | Measure::Shared { taps } => {
+            sequential(&mut observer, &attacher, taps, turn)
+        }
         Measure::Burst { taps, bridges } => burst(&mut observer, &attacher, taps, bridges),
         Measure::Idle { taps, seconds } => idle(&mut observer, &attacher, taps, seconds),
         Measure::Start => restart(task, attacher, bridges),
     }
 }
 
-fn sequential(observer: &mut Observer, attacher: &Running, count: usize) -> Result<Sample> {
+fn sequential(
+    observer: &mut Observer,
+    attacher: &Running,
+    count: usize,
+    turn: &mut dyn FnMut() -> Result<()>,
+) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut taps = Vec::with_capacity(count);
     let before = attacher.usage()?;
     for number in 0..count {
+        let is_first = number % (TURN + 1) == 0;
+        if is_first && number > 0 {
+            turn()?;
+        }
         let source = TapSource::open()?;
         let name = tap_name("tap", 0, number)?;
         let begin = Instant::now();
         let tap = source.create(Some(&name))?;
         if observer.wait_attached(tap.index().get(), begin + ATTACH_LIMIT)? {
-            sample.latency_us.push(begin.elapsed().as_secs_f64() * 1e6);
+            let elapsed = begin.elapsed();
+            if !is_first {
+                sample.latency_us.push(elapsed.as_secs_f64() * 1e6);
+            }
         } else {
             sample.missed += 1;
         }
