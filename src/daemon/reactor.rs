@@ -1,9 +1,10 @@
 //! The one loop.
 //!
-//! Each turn: read the link events that are queued (bounded), tell the engine when the queue is empty, carry out a few
-//! of its actions, hand out its notes; then, if nothing is left to do, sleep until the kernel, a client, a signal or a
-//! deadline wakes it. Netlink requests are answered inside the system call that sends them, so carrying out an action
-//! is two system calls and no waiting. No policy code runs here, no file is read between an event and its attach.
+//! Each turn: read the link events that are queued (bounded), tell the engine when the queue is empty and what plugins
+//! answered, carry out a few of its actions, hand out its notes; then, if nothing is left to do, sleep until the kernel, a
+//! client, a signal or a deadline wakes it. While a plugin's answer is due any moment, it looks again instead of sleeping.
+//! Netlink requests are answered inside the system call that sends them, so carrying out an action is two system calls
+//! and no waiting. No policy code runs here, no file is read between an event and its attach.
 //!
 //! Length: one struct and the turn of its loop; what an answer, a note or a reply leads to is in the files beside it.
 
@@ -180,7 +181,10 @@ impl Reactor {
                 }
                 continue;
             }
-            if self.await_briefly() {
+            if self.policy.is_fresh() {
+                // Another turn instead of sleep. The plugin's thread may have been put behind this one.
+                crate::policy::pause();
+                std::thread::yield_now();
                 continue;
             }
             let now = self.now();
@@ -273,6 +277,8 @@ impl Reactor {
             // Read it out first: the dump to come must be newer than every event that is applied after it.
             return Ok(false);
         }
+        // What an answer leads to is done now: everything older is read.
+        let answered = self.take_replies();
         let mut acted = 0;
         while acted < self.action_budget {
             let Some(action) = self.decide() else {
@@ -281,7 +287,6 @@ impl Reactor {
             self.carry_out(action).await;
             acted += 1;
         }
-        let answered = self.take_replies();
         if acted > 0 || answered || drained == Drained::Budget {
             // In a storm notes wait for a quiet moment, but not without limit: they are memory, and somebody reads them.
             let late = |since: Time| since.plus(NOTE_DELAY) <= self.now();
@@ -292,8 +297,8 @@ impl Reactor {
         }
         self.asking().run_policy_timers();
         self.hand_out_notes();
-        // Notes may have asked hooks that answer at once, timers may have made keys dirty.
-        Ok(!self.take_replies() && self.engine.dirty_keys() == 0)
+        // Notes may have asked hooks that answered at once, timers may have made keys dirty.
+        Ok(!self.policy.has_ready_replies() && self.engine.dirty_keys() == 0)
     }
 
     fn read_links(&mut self) -> Result<Drained, Error> {

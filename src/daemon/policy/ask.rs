@@ -53,22 +53,10 @@ impl Reactor {
         any
     }
 
-    /// Waits awake for the answer to a question just asked. False: it takes longer, and the loop may sleep.
-    pub(in crate::daemon) fn await_briefly(&mut self) -> bool {
-        while self.policy.is_fresh() {
-            if self.take_replies() {
-                return true;
-            }
-            crate::policy::pause();
-            // The plugin's thread may have been put behind this one.
-            std::thread::yield_now();
-        }
-        false
-    }
-
     /// What the reply leads to goes first; it is booked when that is done.
     pub(in crate::daemon) fn on_reply(&mut self, reply: Reply) {
         self.policy.record(&reply);
+        self.policy.fresh.take_if(|(ticket, _)| *ticket == reply.seq);
         let (at, cause) = (self.now(), self.cause_of(&reply));
         let decides = self.asking().on_reply(&reply);
         self.policy.unbooked.push(Unbooked {

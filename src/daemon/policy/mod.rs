@@ -85,8 +85,8 @@ pub struct Policy {
     /// What `network` hooks said for the ports' `ctx.network.tags`; only networks with tags.
     tags: BTreeMap<NetworkId, BTreeMap<String, String>>,
     said: BTreeMap<Ifindex, Vec<Said>>,
-    /// The last question that a script is to decide, while it is fresh.
-    asked_at: Option<Instant>,
+    /// The last question that a script is to decide, by its ticket, and since when.
+    fresh: Option<(u64, Instant)>,
     /// The last question that decides went to a script, and there is a second processor for it; the next one probably will.
     scripted: bool,
     /// With one processor, who waits awake is in the way of what it waits for.
@@ -292,8 +292,13 @@ impl Policy {
 
     /// A script was asked so short a time ago that its answer is worth staying awake for.
     pub fn is_fresh(&mut self) -> bool {
-        self.asked_at = self.asked_at.filter(|asked| asked.elapsed() < BRIEFLY);
-        self.asked_at.is_some()
+        self.fresh = self.fresh.filter(|(_, since)| since.elapsed() < BRIEFLY);
+        self.fresh.is_some()
+    }
+
+    /// Replies that needed no script and are not handled yet.
+    pub fn has_ready_replies(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// Replies that are there already.
@@ -325,7 +330,7 @@ impl Policy {
         });
         if hook.decides() {
             self.scripted = matches!(asked, Asked::Pending) && !self.one_processor;
-            self.asked_at = self.scripted.then(Instant::now);
+            self.fresh = self.scripted.then(|| (seq, Instant::now()));
         }
         match asked {
             Asked::Answered(reply) => self.ready.push_back(*reply),
