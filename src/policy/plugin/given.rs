@@ -5,14 +5,11 @@
 //! have influenced the answer, so the answer holds for every question with the same parts. Other plugins may also list
 //! all parts (`pairs(ctx)`, or `in ctx`). A name that no part or field has is an error and not nil.
 
-use super::hostlib::{freeze, lua_options};
+use super::hostlib::freeze;
+use super::parts::{fields, hint, link_table, plain, strict_meta};
 use super::runtime::Limit;
 use crate::policy::api::Hook;
-use crate::policy::api::context::{
-    AttachResult, Bridge, Context, Current, HostFacts, Lease, Link, Network, Part, Plan, Port, Uplink,
-};
-use crate::policy::shape::{Shape, Shaped, did_you_mean};
-use mlua::serde::LuaSerdeExt;
+use crate::policy::api::context::{Context, HostFacts, Link, Network, Part, Uplink};
 use mlua::{Error, Function, Lua, Result, Table, Value};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -184,7 +181,7 @@ impl Desk {
 
     fn value(&mut self, lua: &Lua, part: Part, context: &Context) -> Result<Value> {
         match part {
-            Part::Link => self.record(lua, part, context.link.as_ref()),
+            Part::Link => self.link(lua, context.link.as_ref()),
             Part::Port => self.record(lua, part, context.port.as_ref()),
             Part::Bridge => self.record(lua, part, context.bridge.as_ref()),
             Part::Current => self.record(lua, part, context.current.as_ref()),
@@ -221,6 +218,20 @@ impl Desk {
         let Value::Table(table) = plain(lua, value)? else {
             return Err(Error::runtime("a part of ctx that is no table"));
         };
+        self.strict(lua, part, table)
+    }
+
+    fn link(&mut self, lua: &Lua, link: Option<&Link>) -> Result<Value> {
+        let Some(link) = link else {
+            return Ok(Value::Nil);
+        };
+        let table = link_table(lua, link)?;
+        let table = self.strict(lua, Part::Link, table)?;
+        table.set_readonly(true);
+        Ok(Value::Table(table))
+    }
+
+    fn strict(&mut self, lua: &Lua, part: Part, table: Table) -> Result<Table> {
         let slot = self.strict.get_mut(part as usize);
         let meta = match slot {
             Some(Some(meta)) => Some(meta.clone()),
@@ -302,66 +313,6 @@ fn not_declared(part: Part) -> Error {
     Error::runtime(format!(
         "ctx.{word}: `reads` does not list it; write `reads = {{ ..., \"{word}\" }}`"
     ))
-}
-
-/// "did you mean", or what there is.
-fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
-    let close = did_you_mean(word, names.clone());
-    if close.is_empty() {
-        format!(", known are: {}", names.collect::<Vec<_>>().join(", "))
-    } else {
-        close
-    }
-}
-
-/// Names of the fields of a part, where it is a record.
-fn fields(part: Part) -> Option<Vec<&'static str>> {
-    let shape = match part {
-        Part::Link => Link::shape(),
-        Part::Port => Port::shape(),
-        Part::Network => Network::shape(),
-        Part::Uplink => Uplink::shape(),
-        Part::Bridge => Bridge::shape(),
-        Part::Current => Current::shape(),
-        Part::Host => HostFacts::shape(),
-        Part::Plan => Plan::shape(),
-        Part::Result => AttachResult::shape(),
-        Part::Lease => Lease::shape(),
-        Part::Tags | Part::Diff | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
-    };
-    match shape {
-        Shape::Record(_, fields) => Some(fields.into_iter().map(|field| field.name).collect()),
-        _ => None,
-    }
-}
-
-/// A field that is absent reads as nil, one that does not exist is a mistake.
-fn strict_meta(lua: &Lua, part: Part, names: Vec<&'static str>) -> Result<Table> {
-    let meta = lua.create_table()?;
-    meta.raw_set(
-        "__index",
-        lua.create_function(move |_, (_, key): (Value, Value)| {
-            let text = match &key {
-                Value::String(text) => text.to_string_lossy(),
-                other => other.type_name().to_owned(),
-            };
-            if names.contains(&text.as_str()) {
-                return Ok(Value::Nil);
-            }
-            Err(Error::runtime(format!(
-                "ctx.{}.{text}: there is no such field{}",
-                part.word(),
-                hint(&text, names.iter().copied())
-            )))
-        })?,
-    )?;
-    meta.raw_set("__metatable", false)?;
-    meta.set_readonly(true);
-    Ok(meta)
-}
-
-fn plain<T: Serialize>(lua: &Lua, part: &T) -> Result<Value> {
-    lua.to_value_with(part, lua_options())
 }
 
 fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {

@@ -9,6 +9,7 @@ pub mod load;
 pub mod manifest;
 pub mod options;
 pub mod origin;
+mod parts;
 pub mod runtime;
 pub mod sandbox;
 pub mod source;
