@@ -290,10 +290,11 @@ impl Policy {
         }
     }
 
-    /// A script was asked so short a time ago that its answer is worth staying awake for.
+    /// A script was asked so short a time ago that its answer is worth staying awake for: one tap's, not those of a burst,
+    /// which leaves the loop no rest in which it looks at everything else.
     pub fn is_fresh(&mut self) -> bool {
         self.fresh = self.fresh.filter(|(_, since)| since.elapsed() < BRIEFLY);
-        self.fresh.is_some()
+        self.fresh.is_some() && self.questions.len() <= 1
     }
 
     /// Replies that needed no script and are not handled yet.
