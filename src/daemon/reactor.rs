@@ -278,7 +278,7 @@ impl Reactor {
             return Ok(false);
         }
         // What an answer leads to is done now: everything older is read.
-        let answered = self.take_replies();
+        let mut answered = self.take_replies();
         let mut acted = 0;
         while acted < self.action_budget {
             let Some(action) = self.decide() else {
@@ -286,6 +286,8 @@ impl Reactor {
             };
             self.carry_out(action).await;
             acted += 1;
+            // A plugin thinks while its tap is being prepared.
+            answered |= self.take_replies();
         }
         if acted > 0 || answered || drained == Drained::Budget {
             // In a storm notes wait for a quiet moment, but not without limit: they are memory, and somebody reads them.

@@ -28,7 +28,7 @@ use super::watch::Watch;
 use job::{Contribution, Job};
 use lane::Lane;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -50,6 +50,8 @@ struct Shared {
     sink: Sink,
     state: Mutex<State>,
     wake: Condvar,
+    /// Something is ready for the worker that looks for it (`State::expected`).
+    asked: AtomicBool,
     watch: Watch,
     calls: AtomicU64,
     slots: AtomicU64,
@@ -106,6 +108,7 @@ impl Pool {
                 closed: false,
             }),
             wake: Condvar::new(),
+            asked: AtomicBool::new(false),
             watch: Watch::default(),
             calls: AtomicU64::new(0),
             slots: AtomicU64::new(0),

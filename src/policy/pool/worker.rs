@@ -40,7 +40,12 @@ impl Shared {
 
     /// Something is ready: wake a worker, or start one when all are busy.
     pub(super) fn call_for_help(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.ready.is_empty() || state.expected {
+        if state.ready.is_empty() {
+            return;
+        }
+        if state.expected {
+            drop(state);
+            self.asked.store(true, Ordering::Release);
             return;
         }
         if state.idle == 0 {
@@ -79,8 +84,9 @@ impl Shared {
                     state = self.lock();
                 }
                 Some(Next::Waits) | None if state.expected && now.duration_since(woken) < LINGER => {
+                    self.asked.store(false, Ordering::Relaxed);
                     drop(state);
-                    pause();
+                    self.linger(woken);
                     state = self.lock();
                 }
                 Some(Next::Waits) | None => {
@@ -95,6 +101,13 @@ impl Shared {
         state.workers -= 1;
         drop(state);
         self.watch.remove(slot.id);
+    }
+
+    /// Looks for a question without the lock: with it, who asks would find it taken and have to sleep.
+    fn linger(&self, woken: Instant) {
+        while !self.asked.load(Ordering::Acquire) && woken.elapsed() < LINGER {
+            pause();
+        }
     }
 
     /// Carries a question from plugin to plugin as long as their states are free. False: this thread was abandoned.
