@@ -73,6 +73,7 @@ impl Reactor {
             Subject::Network(_) | Subject::Plugin(_) => None,
         }
     }
+
     fn book(&mut self, booking: &Unbooked) {
         let (reply, hook) = (&booking.reply, booking.reply.hook.word());
         let tap = self.tap_of(reply);
