@@ -7,6 +7,8 @@ use crate::support::feature::{Feature, require};
 use crate::support::host::Host;
 use crate::support::wait::wait_until;
 use crate::support::world::in_namespace;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -97,6 +99,51 @@ fn detached_is_told_once_with_the_link_and_the_network_and_only_of_what_was_atta
         let errors = daemon.json(&["policy", "status"])["plugins"][0]["errors"].clone();
         assert_eq!(errors, 0);
     });
+}
+
+#[test]
+fn a_tap_has_nothing_of_what_was_said_of_the_one_that_had_its_index() {
+    in_namespace(|| {
+        require!(Feature::Tap);
+        let host = Host::here();
+        let plugin =
+            "return { api = 1, detached = function(ctx) host.log.info('DETACHED ' .. ctx.link.name) end }";
+        let daemon = with_plugins(&host, &[("site.lua", plugin)]);
+        let gone = host.tap("tap1-blue");
+        daemon.wait_port("tap1-blue", "attached");
+        let index = gone.index().get();
+        drop(gone);
+        wait_until("it was told", SOON, || said(&daemon, "DETACHED tap1-blue") == 1);
+        let calls = || daemon.json(&["status"])["counters"]["hook_calls"].clone();
+        wait_until("its answer was heard", SOON, || calls() == 1);
+        let _next = tap_of_index("tap2-blue", index);
+        daemon.wait_port("tap2-blue", "attached");
+        let shown = daemon.json(&["port", "show", "tap2-blue"]);
+        assert_eq!(shown["ifindex"], index);
+        assert_eq!(shown["verdicts"], serde_json::json!([]));
+    });
+}
+
+/// The kernel gives an index a second time to who asks for it (`TUNSETIFINDEX`).
+fn tap_of_index(name: &str, index: u32) -> File {
+    let tun = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .unwrap();
+    // SAFETY: an `ifreq` of zeros is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: both arguments are alive through the calls, and of the types that the requests take.
+    let failed = unsafe {
+        libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFINDEX, &raw const index)
+            | libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request)
+    };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    tun
 }
 
 #[test]
