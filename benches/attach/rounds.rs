@@ -18,7 +18,7 @@ use tapwire::daemon::namespace::{Entry, explain};
 /// Baseline and subject, alternating; who goes first alternates too.
 pub fn rounds(options: &Options, measure: Measure, existing: usize) -> Result<(Vec<Sample>, Vec<Sample>)> {
     let (mut baseline, mut subject) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds {
+    for round in 0..options.rounds * measure.repeats() {
         let (first, second) = match round % 2 {
             0 => (&options.baseline, &options.subject),
             _ => (&options.subject, &options.baseline),

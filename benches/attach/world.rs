@@ -54,6 +54,14 @@ pub enum Measure {
 }
 
 impl Measure {
+    /// How often it is made in one round. Two bursts a second apart differ by a tenth and more, as they cannot take turns.
+    pub fn repeats(self) -> usize {
+        match self {
+            Self::Burst { .. } => 3,
+            _ => 1,
+        }
+    }
+
     /// Two worlds can take turns at it.
     pub fn has_turns(self) -> bool {
         matches!(self, Self::Sequential { .. } | Self::Shared { .. })
