@@ -25,12 +25,8 @@ tap = "tap*-blue"
 network = "blue"
 "#;
 
-fn site(daemon: &Daemon, plugins: &[(&str, &str)]) -> String {
-    site_with(daemon, plugins, "")
-}
-
 /// `keys` are of `[policy]`.
-fn site_with(daemon: &Daemon, plugins: &[(&str, &str)], keys: &str) -> String {
+fn site(daemon: &Daemon, plugins: &[(&str, &str)], keys: &str) -> String {
     let files: Vec<String> = plugins
         .iter()
         .map(|(name, text)| {
@@ -47,7 +43,7 @@ fn with_plugins(host: &Host, plugins: &[(&str, &str)]) -> Daemon {
 
 fn with_policy(host: &Host, plugins: &[(&str, &str)], keys: &str) -> Daemon {
     let daemon = host.daemon(SITE);
-    daemon.reload(&site_with(&daemon, plugins, keys));
+    daemon.reload(&site(&daemon, plugins, keys));
     wait_until("the plugins are loaded", SOON, || {
         let status = daemon.json(&["policy", "status"]);
         status["plugins"].as_array().map(Vec::len) == Some(plugins.len())
