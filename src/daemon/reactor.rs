@@ -286,7 +286,7 @@ impl Reactor {
             };
             self.carry_out(action).await;
             acted += 1;
-            // A plugin thinks while its tap is being prepared.
+            // A plugin thinks while its tap is being prepared; what it says then need not wait for the next turn.
             answered |= self.take_replies();
         }
         if acted > 0 || answered || drained == Drained::Budget {
