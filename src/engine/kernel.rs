@@ -58,6 +58,8 @@ impl Engine {
         let relabelled = before.alias != link.alias || before.mac != link.mac;
         let resized = before.mtu != link.mtu;
         let left_or_joined = before.master != link.master;
+        // With what was acknowledged in the mirror, the first of an operation's echoes reads like a step back.
+        let own_echo = self.is_being_worked_on(index);
         let prunable = Mark::read(link.alias.as_deref()).is_made();
         let change = self.foreign_change(before, index);
         let may_block = blocks_others(before) || blocks_others(link);
@@ -104,7 +106,7 @@ impl Engine {
         }
         self.mark_watchers(&name, cause);
         self.mark_trunk_of(index, cause);
-        if left_or_joined && before.master.is_some() {
+        if left_or_joined && !own_echo {
             self.port_left(before.master, cause);
         }
         if may_block {
@@ -115,11 +117,15 @@ impl Engine {
         }
     }
 
+    /// A tap that was operated on since the queue was empty last: what is still in it may be our own doing.
+    pub(super) fn is_being_worked_on(&self, index: Ifindex) -> bool {
+        self.taps.get(&index).is_some_and(|tap| tap.touched == self.epoch)
+    }
+
     /// What somebody else changed on a tap of ours. The echoes of an operation of this epoch are none.
     fn foreign_change(&self, before: &Link, index: Ifindex) -> Option<TapChange> {
-        let tap = self.taps.get(&index)?;
         let link = self.observed.link(index)?;
-        if tap.touched == self.epoch {
+        if !self.taps.contains_key(&index) || self.is_being_worked_on(index) {
             return None;
         }
         let name = |master: Option<Ifindex>| master.and_then(|m| self.observed.link(m)).map(|l| l.name);
@@ -186,17 +192,20 @@ impl Engine {
     /// A place became free on a bridge: taps that found it full try again.
     fn port_left(&mut self, master: Option<Ifindex>, cause: CauseId) {
         let Some(master) = master else { return };
-        let waiting: Vec<Ifindex> = self
-            .segments
-            .values()
-            .filter(|s| s.bridge == Some(master))
-            .flat_map(|s| s.users.iter().copied())
-            .filter(|index| {
-                self.taps
-                    .get(index)
-                    .is_some_and(|tap| matches!(tap.state, PortState::Failed { .. }))
-            })
-            .collect();
+        let failed = |index: &Ifindex| {
+            let tap = self.taps.get(index);
+            tap.is_some_and(|tap| matches!(tap.state, PortState::Failed { .. }))
+        };
+        let is_on = |index: &Ifindex| {
+            let mut segments = self.segments.values();
+            segments.any(|s| s.bridge == Some(master) && s.users.contains(index))
+        };
+        // Who waits is among the timers, and these are few: a bridge has hundreds of ports, and all may leave at once.
+        let timers = self.timers.iter().filter_map(|(_, key)| match key {
+            Key::Port(index) => Some(*index),
+            _ => None,
+        });
+        let waiting: Vec<Ifindex> = timers.filter(failed).filter(is_on).collect();
         for index in waiting {
             self.retry_now(index);
             self.mark_tap(index, cause);

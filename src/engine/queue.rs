@@ -71,7 +71,7 @@ impl Engine {
     }
 
     pub(super) fn queue_tap(&mut self, index: Ifindex) {
-        let touched = self.taps.get(&index).is_some_and(|tap| tap.touched == self.epoch);
+        let touched = self.is_being_worked_on(index);
         if touched {
             self.deferred.push(Key::Port(index));
         } else {
