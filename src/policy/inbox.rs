@@ -94,8 +94,8 @@ mod tests {
             key: Subject::Tap(1),
             hook: Hook::Port,
             generation: 1,
-            decision: Decision::Nothing,
-            conflicts: Vec::new(),
+            decision: Arc::new(Decision::Nothing),
+            conflicts: Arc::new([]),
             steps: Vec::new(),
             retry_after: None,
         }

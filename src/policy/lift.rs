@@ -138,6 +138,55 @@ impl Lift {
     }
 }
 
+/// Would [`lift`] make `known` of this value? Without making anything; false also for what it would refuse.
+pub fn lifts_to(value: &Value, known: &Json) -> bool {
+    match (value, known) {
+        (Value::Boolean(value), Json::Bool(known)) => value == known,
+        (Value::Integer(value), Json::Number(known)) => known.as_i64() == Some(*value),
+        (Value::Number(value), Json::Number(known)) => match known.as_i64() {
+            Some(known) => known as f64 == *value,
+            None => known.as_f64() == Some(*value),
+        },
+        (Value::String(value), Json::String(known)) => *value.as_bytes() == *known.as_bytes(),
+        (Value::Table(table), Json::Object(known)) => {
+            let same = |key: &Value, value: &Value| {
+                let Value::String(key) = key else { return false };
+                let known = key.to_str().ok().and_then(|key| known.get(&*key));
+                known.is_some_and(|known| lifts_to(value, known))
+            };
+            has_only(table, known.len(), same)
+        }
+        (Value::Table(table), Json::Array(known)) => {
+            let same = |key: &Value, value: &Value| {
+                let place = match key {
+                    Value::Integer(i) => usize::try_from(*i).ok(),
+                    Value::Number(n) if n.fract() == 0.0 && (1.0..9e15).contains(n) => Some(*n as usize),
+                    _ => None,
+                };
+                let known = place.and_then(|place| known.get(place.checked_sub(1)?));
+                known.is_some_and(|known| lifts_to(value, known))
+            };
+            has_only(table, known.len(), same)
+        }
+        (unset, Json::Null) => unset.is_null(),
+        _ => false,
+    }
+}
+
+/// Exactly `count` pairs, all of them accepted.
+fn has_only(table: &Table, count: usize, accepts: impl Fn(&Value, &Value) -> bool) -> bool {
+    let mut left = count;
+    let walked = table.for_each(|key: Value, value: Value| {
+        if left == 0 || !accepts(&key, &value) {
+            // Whichever: an error ends the walk.
+            return Err(mlua::Error::StackError);
+        }
+        left -= 1;
+        Ok(())
+    });
+    walked.is_ok() && left == 0
+}
+
 fn number(n: f64) -> Result<Json, Misshapen> {
     // Lua numbers are doubles: a whole one is shown and compared as an integer.
     if n.fract() == 0.0 && n.abs() < 9.0e15 {
@@ -156,4 +205,72 @@ fn text(s: &mlua::LuaString) -> Result<Json, Misshapen> {
     s.to_str()
         .map(|s| Json::String(s.to_owned()))
         .map_err(|_| Misshapen::new("a string that is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlua::Lua;
+    use mlua::serde::LuaSerdeExt;
+    use proptest::prelude::*;
+
+    /// Few leaves, so that two of them are often the same.
+    fn data() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::Bool),
+            prop_oneof![
+                Just(0.0),
+                Just(1.0),
+                Just(-1.0),
+                Just(0.5),
+                Just(1e9),
+                Just(9.5e15),
+                Just(-0.0)
+            ]
+            .prop_map(|n: f64| Json::from(n)),
+            prop_oneof![Just(""), Just("a"), Just("1"), Just("ä")].prop_map(Json::from),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Json::from),
+                proptest::collection::btree_map("[ab]", inner, 0..3)
+                    .prop_map(|map| Json::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_lifts_to_what_it_is_lifted_to_and_to_nothing_else(a in data(), b in data()) {
+            let lua = Lua::new();
+            let value = lua.to_value(&a).unwrap();
+            let (own, other) = (lift(&value, Bounds::RESULT).unwrap(), lift(&lua.to_value(&b).unwrap(), Bounds::RESULT).unwrap());
+            prop_assert!(lifts_to(&value, &own), "{own}");
+            prop_assert_eq!(lifts_to(&value, &other), own == other, "{} {}", own, other);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_not_known_either() {
+        let lua = Lua::new();
+        let lifts_to = |code: &str, known: Json| lifts_to(&lua.load(code).eval::<Value>().unwrap(), &known);
+        assert!(lifts_to("{ 1, 2 }", serde_json::json!([1, 2])));
+        assert!(lifts_to("{ a = { 1 } }", serde_json::json!({ "a": [1] })));
+        for code in [
+            "{ 1, 2, a = 1 }",
+            "{ 1, [3] = 2 }",
+            "{ 1, [2.5] = 2 }",
+            "{ 1, 2, 3 }",
+            "{ 1 }",
+            "{ 1, print }",
+            "0/0",
+        ] {
+            assert!(!lifts_to(code, serde_json::json!([1, 2])), "{code}");
+        }
+        let itself = "local t = {}; t.a = t; return t";
+        assert!(!lifts_to(itself, serde_json::json!({ "a": { "a": {} } })));
+        assert!(!lifts_to("0/0", serde_json::json!(0)));
+        assert!(!lifts_to("{ a = '\\255' }", serde_json::json!({ "a": "" })));
+    }
 }

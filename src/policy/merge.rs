@@ -6,9 +6,12 @@
 //! forwarding entry's MAC, VLAN and VTEP; a neighbour's IP). `deny` and `defer` are vetoes: the first one stands, more of
 //! them are no conflict. `resolve` is not merged: the first answer counts.
 
+mod path;
+
 use crate::policy::api::decision::{Decided, Decision, FdbRule, NeighbourRule, Verdict};
 use crate::policy::api::{Conflict, Hook};
 use crate::policy::shape::{IpText, MacText, OneOrMany, Setting, Whole};
+pub use path::Path;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,13 +26,16 @@ pub struct Merging<'a> {
 }
 
 impl Merging<'_> {
-    fn claim(&mut self, path: &str) {
-        self.by.insert(path.to_owned(), (self.origin)(path));
+    fn claim(&mut self, path: &Path<'_>) {
+        let path = path.to_string();
+        let origin = (self.origin)(&path);
+        self.by.insert(path, origin);
     }
     /// May the current plugin replace what stands at `path`? Otherwise the conflict is noted.
-    fn may_replace<T: Serialize>(&mut self, path: &str, kept: &T, refused: &T) -> bool {
+    fn may_replace<T: Serialize>(&mut self, path: &Path<'_>, kept: &T, refused: &T) -> bool {
+        let path = path.to_string();
         let covers = |entry: &String| {
-            path == entry
+            path == *entry
                 || path
                     .strip_prefix(entry.as_str())
                     .is_some_and(|rest| rest.starts_with(['.', '[']))
@@ -38,11 +44,11 @@ impl Merging<'_> {
             return true;
         }
         let text = |value: &T| serde_json::to_string(value).unwrap_or_default();
-        let earlier = self.by.get(path).cloned().unwrap_or_default();
+        let earlier = self.by.get(&path).cloned().unwrap_or_default();
         self.conflicts.push(Conflict {
-            field: path.to_owned(),
             kept: format!("{earlier} = {}", text(kept)),
-            refused: format!("{} = {}", (self.origin)(path), text(refused)),
+            refused: format!("{} = {}", (self.origin)(&path), text(refused)),
+            field: path,
         });
         false
     }
@@ -60,18 +66,18 @@ pub fn join(path: &str, field: &str) -> String {
 /// Values that several plugins may speak about.
 pub trait Merge {
     /// Notes the current plugin as the origin of everything set in `self`.
-    fn claim(&self, path: &str, merging: &mut Merging<'_>);
+    fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>);
     /// Adds the current plugin's `other` to what stands.
-    fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>);
+    fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>);
 }
 
 impl<T: Merge + Clone> Merge for Option<T> {
-    fn claim(&self, path: &str, merging: &mut Merging<'_>) {
+    fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>) {
         if let Some(value) = self {
             value.claim(path, merging);
         }
     }
-    fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>) {
+    fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>) {
         match (self.as_mut(), other) {
             (Some(mine), Some(theirs)) => mine.absorb(theirs, path, merging),
             (None, Some(theirs)) => {
@@ -86,11 +92,10 @@ impl<T: Merge + Clone> Merge for Option<T> {
 fn merge_scalar<T: PartialEq + Clone + Serialize>(
     mine: &mut T,
     theirs: &T,
-    path: &str,
+    path: &Path<'_>,
     merging: &mut Merging<'_>,
 ) {
-    let veto = matches!(path, "deny" | "defer");
-    if mine != theirs && !veto && merging.may_replace(path, mine, theirs) {
+    if mine != theirs && !path.is_veto() && merging.may_replace(path, mine, theirs) {
         *mine = theirs.clone();
         merging.claim(path);
     }
@@ -99,10 +104,10 @@ fn merge_scalar<T: PartialEq + Clone + Serialize>(
 macro_rules! scalar_merge {
     ([$($param:tt)*] $ty:ty) => {
         impl<$($param)*> Merge for $ty {
-            fn claim(&self, path: &str, merging: &mut Merging<'_>) {
+            fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>) {
                 merging.claim(path);
             }
-            fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>) {
+            fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>) {
                 merge_scalar(self, other, path, merging);
             }
         }
@@ -151,12 +156,12 @@ impl Keyed for String {
 }
 
 impl<T: Keyed + PartialEq + Clone + Serialize> Merge for Vec<T> {
-    fn claim(&self, path: &str, merging: &mut Merging<'_>) {
+    fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>) {
         for entry in self {
-            merging.claim(&format!("{path}[{}]", entry.key()));
+            merging.claim(&Path::Entry(path, &entry.key()));
         }
     }
-    fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>) {
+    fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>) {
         if other.is_empty() {
             return;
         }
@@ -167,12 +172,13 @@ impl<T: Keyed + PartialEq + Clone + Serialize> Merge for Vec<T> {
             .map(|(place, entry)| (entry.key(), place))
             .collect();
         for theirs in other {
-            let at = format!("{path}[{}]", theirs.key());
-            match places.get(&theirs.key()).and_then(|place| self.get_mut(*place)) {
+            let key = theirs.key();
+            let at = Path::Entry(path, &key);
+            match places.get(&key).and_then(|place| self.get_mut(*place)) {
                 Some(mine) => merge_scalar(mine, theirs, &at, merging),
                 None => {
                     merging.claim(&at);
-                    places.insert(theirs.key(), self.len());
+                    places.insert(key, self.len());
                     self.push(theirs.clone());
                 }
             }
@@ -184,23 +190,23 @@ impl<T: Clone> Merge for OneOrMany<T>
 where
     Vec<T>: Merge,
 {
-    fn claim(&self, path: &str, merging: &mut Merging<'_>) {
+    fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>) {
         self.0.claim(path, merging);
     }
-    fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>) {
+    fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>) {
         self.0.absorb(&other.0, path, merging);
     }
 }
 
 impl<T: Merge + Clone> Merge for BTreeMap<String, T> {
-    fn claim(&self, path: &str, merging: &mut Merging<'_>) {
+    fn claim(&self, path: &Path<'_>, merging: &mut Merging<'_>) {
         for (key, value) in self {
-            value.claim(&join(path, key), merging);
+            value.claim(&Path::Field(path, key), merging);
         }
     }
-    fn absorb(&mut self, other: &Self, path: &str, merging: &mut Merging<'_>) {
+    fn absorb(&mut self, other: &Self, path: &Path<'_>, merging: &mut Merging<'_>) {
         for (key, theirs) in other {
-            let at = join(path, key);
+            let at = Path::Field(path, key);
             match self.get_mut(key) {
                 Some(mine) => mine.absorb(theirs, &at, merging),
                 None => {
@@ -257,7 +263,7 @@ fn add<V: Merge>(
     } = into;
     standing.absorb(
         verdict,
-        "",
+        &Path::Top,
         &mut Merging {
             origin: statement.origin,
             overrides: statement.overrides,

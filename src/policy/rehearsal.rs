@@ -6,6 +6,7 @@ use super::host::Candidate;
 use super::pool::{Pool, REHEARSAL, Sink};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A question with the answer that holds now.
@@ -14,7 +15,7 @@ pub struct Known {
     pub key: Subject,
     pub hook: Hook,
     pub context: Context,
-    pub before: Decision,
+    pub before: Arc<Decision>,
     /// Plugins whose last answer to it was a failure: what fails already is no reason against a reload.
     pub failing: BTreeSet<String>,
 }

@@ -420,7 +420,7 @@ fn a_rehearsal_counts_what_would_change_and_too_much_is_refused() {
         line.starts_with("tap1 mtu 1400 -> 1500 (a ") && line.ends_with("a.lua:2)"),
         "{line}"
     );
-    assert!(matches!(known[0].before, Decision::Port(_)));
+    assert!(matches!(*known[0].before, Decision::Port(_)));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use crate::bench::*;
 use serde_json::{Value as Json, json};
+use std::sync::Arc;
 use tapwire::policy::api::context::{Link, NetworkType, Port, Reason};
-use tapwire::policy::api::{Context, Hook, Outcome};
+use tapwire::policy::api::{Context, Hook, Outcome, Reply};
 
 /// One plugin that declares to read all parts that can be compared.
 fn declared(body: &str) -> Bench {
@@ -277,4 +278,60 @@ fn memory_of_answers_is_bounded() {
     assert!((0..3000).all(|n| !said(n)));
     assert!(said(2999), "the last one is still known");
     assert!(!said(0), "the first one was forgotten");
+}
+
+/// Answers said again are neither converted nor merged again: it must not show. Seven kinds of taps are more than any memory
+/// of late answers holds apart.
+#[test]
+fn an_answer_is_the_taps_own_whatever_was_said_before() {
+    let bench = Bench::new(&[
+        (
+            "a.lua",
+            &port(
+                "if ctx.network.id == 'n0' then return { mtu = 1400, port = { learning = false } } end
+                 if ctx.link.ifindex % 3 == 0 then return { mtu = 1400 + ctx.link.ifindex } end
+                 if ctx.link.ifindex % 3 == 1 then return { port = { isolated = true } } end",
+            ),
+        ),
+        (
+            "b.lua",
+            &port(
+                "if ctx.link.ifindex % 2 == 0 then return nil end
+                 return { mtu = 1300, fdb = { { mac = 'fa:16:3e:00:00:07' } }, alias = ctx.network.id }",
+            ),
+        ),
+    ]);
+    let question = |n: u32| context(&format!("tap{n}"), n % 7, &format!("n{}", n % 4));
+    let told = |reply: &Reply| (decision(reply), reply.conflicts.to_vec());
+    let mut host = bench.host();
+    let mut kinds = std::collections::BTreeMap::new();
+    for n in 0..140 {
+        // Out of step, so that the seven kinds come in changing order.
+        let n = n * n + n / 3;
+        let reply = ask(&mut host, request(Hook::Port, 1, question(n)));
+        let fresh = || told(&ask(&mut bench.host(), request(Hook::Port, 1, question(n))));
+        let expected = kinds.entry((n % 7, n % 4)).or_insert_with(fresh);
+        assert_eq!(told(&reply), *expected, "tap{n}");
+    }
+    assert!(kinds.len() > 7, "{}", kinds.len());
+    assert!(kinds.values().any(|(_, conflicts)| !conflicts.is_empty()));
+}
+
+#[test]
+fn taps_that_are_told_the_same_share_the_answer() {
+    let bench = Bench::new(&[
+        (
+            "a.lua",
+            &port("return { mtu = 1400, port = { learning = false } }"),
+        ),
+        (
+            "b.lua",
+            &port("return { fdb = { { mac = 'fa:16:3e:00:00:07' } } }"),
+        ),
+    ]);
+    let mut host = bench.host();
+    let first = ask_port(&mut host, "tap1", "blue");
+    let second = ask_port(&mut host, "tap2", "green");
+    assert!(!first.steps[0].cached && !second.steps[0].cached);
+    assert!(Arc::ptr_eq(&first.decision, &second.decision));
 }

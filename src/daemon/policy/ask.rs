@@ -97,7 +97,7 @@ impl Asking<'_> {
             why,
             network,
             verdict: PortVerdict::default(),
-            by: BTreeMap::new(),
+            said: None,
         };
         self.policy.questions.insert(index, question);
         self.policy.said.remove(&index);
@@ -152,8 +152,12 @@ impl Asking<'_> {
             let operations = self
                 .engine
                 .preview_port(index, &question.verdict, question.network.as_ref());
+            let by = match question.said.as_deref() {
+                Some(Decision::Port(said)) => &said.by,
+                _ => &BTreeMap::new(),
+            };
             context.plan = Some(Plan {
-                changes: facts::changes(self.engine, index, &operations, &question.by),
+                changes: facts::changes(self.engine, index, &operations, by),
                 operations: operations.iter().map(ToString::to_string).collect(),
             });
         }
@@ -216,7 +220,7 @@ impl Asking<'_> {
     }
 
     fn on_network_reply(&mut self, id: NetworkId, reply: &Reply) -> bool {
-        let Decision::Network(decided) = &reply.decision else {
+        let Decision::Network(decided) = &*reply.decision else {
             return false;
         };
         if self.policy.networks.get(&id) != Some(&reply.seq) {
@@ -276,7 +280,7 @@ impl Asking<'_> {
             let at = self.now.plus(after);
             self.policy.again.insert(Again::Tap(index), at);
         }
-        match &reply.decision {
+        match &*reply.decision {
             Decision::Resolve(decided) => {
                 let resolved = verdict::resolved(self.engine.desired(), &decided.verdict);
                 let network = match resolved {
@@ -307,7 +311,7 @@ impl Asking<'_> {
             Decision::Port(decided) => {
                 if let Some(question) = self.policy.questions.get_mut(&index) {
                     verdict::add_port(&mut question.verdict, decided);
-                    question.by.clone_from(&decided.by);
+                    question.said = Some(Arc::clone(&reply.decision));
                 }
                 let defer = decided.verdict.defer.map(|s| s.get());
                 self.defer(index, defer, &decided.by);

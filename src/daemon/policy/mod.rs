@@ -46,8 +46,8 @@ struct Question {
     why: Why,
     network: Option<NetworkId>,
     verdict: PortVerdict,
-    /// Who decided which field of it.
-    by: BTreeMap<String, String>,
+    /// What `port` said: who decided which field of the verdict.
+    said: Option<Arc<Decision>>,
 }
 
 /// Whom to ask about again.
@@ -102,7 +102,7 @@ pub struct Policy {
     /// Questions under way that are being recorded.
     recorded: BTreeMap<(Subject, Hook), Context>,
     /// The last decision about each network (`network`) and tap (`resolve`, `port`): what a reload is compared with.
-    decisions: BTreeMap<(Subject, Hook), Decision>,
+    decisions: BTreeMap<(Subject, Hook), Arc<Decision>>,
     /// Plugins and hooks whose last call failed: told once, not with every tap.
     failing: BTreeSet<(String, Hook)>,
     /// Plugins whose last answer about a subject was a failure; what does not get worse by a reload.
@@ -223,7 +223,7 @@ impl Policy {
         let changed = match self.decisions.entry((reply.key, reply.hook)) {
             Entry::Occupied(mut known) => {
                 let before = known.insert(reply.decision);
-                before != *known.get()
+                !Arc::ptr_eq(&before, known.get()) && before != *known.get()
             }
             Entry::Vacant(place) => {
                 place.insert(reply.decision);

@@ -115,7 +115,7 @@ impl Reactor {
             (Some(_), None) => self.policy.forget(&reply.key),
             _ => self.note_failed(reply),
         }
-        for conflict in &reply.conflicts {
+        for conflict in reply.conflicts.iter() {
             self.tell_conflict(booking, conflict, tap);
         }
     }

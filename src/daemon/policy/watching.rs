@@ -254,7 +254,7 @@ impl Asking<'_> {
             && want.get() != now
         {
             let id = (Subject::Tap(port.index.get()), Hook::Port);
-            let by = match self.policy.decisions.get(&id) {
+            let by = match self.policy.decisions.get(&id).map(Arc::as_ref) {
                 Some(Decision::Port(said)) if decided.is_some() => said.by.get("mtu").cloned(),
                 _ => None,
             };

@@ -12,6 +12,7 @@ pub use decision::{
 
 use super::shape::words;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The API version this program speaks, and the oldest it still serves.
@@ -87,9 +88,10 @@ pub struct Reply {
     pub hook: Hook,
     /// The policy generation that answered, see `Status::generation`.
     pub generation: u64,
-    pub decision: Decision,
+    /// Shared with the answers for other subjects that say the same.
+    pub decision: Arc<Decision>,
     /// Fields on which plugins disagree; the first one's value stands in `decision`.
-    pub conflicts: Vec<Conflict>,
+    pub conflicts: Arc<[Conflict]>,
     /// What each plugin did, in order; for `explain` and the trace.
     pub steps: Vec<Step>,
     /// Ask again after this long: a plugin failed and there was no earlier answer to fall back to.

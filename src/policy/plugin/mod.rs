@@ -11,6 +11,7 @@ pub mod options;
 pub mod origin;
 mod parts;
 pub mod runtime;
+mod said;
 pub mod sandbox;
 pub mod source;
 pub mod store;

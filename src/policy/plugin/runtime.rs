@@ -6,6 +6,7 @@ use super::hint;
 use super::hostlib::{self, Effects, SharedEffects, lua_options};
 use super::load::Plugin;
 use super::origin::Origins;
+use super::said::Said;
 use super::sandbox::KillSwitch;
 use super::source::Source;
 use super::store::Kept;
@@ -56,7 +57,7 @@ impl Drop for Limit<'_> {
 /// How a call ended.
 #[derive(Debug)]
 pub struct Called {
-    pub answer: Result<Option<Verdict>, Fault>,
+    pub answer: Result<Option<Arc<Verdict>>, Fault>,
     /// What it said besides; empty after a failure, except for log lines.
     pub effects: Effects,
     pub elapsed: Duration,
@@ -82,6 +83,7 @@ pub struct Runtime {
     source: Source,
     origins: Arc<Origins>,
     giver: Giver,
+    said: Said,
     /// The file as a function, where lines are counted.
     main: Option<Function>,
     /// Bytes after loading.
@@ -114,6 +116,7 @@ impl Runtime {
             source: plugin.source.clone(),
             origins: Arc::clone(&plugin.origins),
             giver,
+            said: Said::default(),
             main: None,
             out_of_memory: None,
             exhausted: false,
@@ -207,7 +210,7 @@ impl Runtime {
         hook: Hook,
         context: &Arc<Context>,
         tags: &BTreeMap<String, String>,
-    ) -> Result<Option<Verdict>, Fault> {
+    ) -> Result<Option<Arc<Verdict>>, Fault> {
         let Some(function) = self.hooks.get(hook as usize).cloned().flatten() else {
             return Ok(None);
         };
@@ -236,8 +239,16 @@ impl Runtime {
                 format!("the hook returned a {kind}; it must return a table of what it wants, or nil");
             return Err(invalid(Misshapen::new(problem)));
         }
+        if let Some(verdict) = self.said.again(hook, &returned) {
+            return Ok(Some(verdict));
+        }
         let value = lift(&returned, Bounds::RESULT).map_err(invalid)?;
-        Verdict::decode(hook, value).map(Some).map_err(invalid)
+        let kept = Said::is_worth_keeping(&value).then(|| value.clone());
+        let verdict = Arc::new(Verdict::decode(hook, value).map_err(invalid)?);
+        if let Some(value) = kept {
+            self.said.keep(hook, value, &verdict);
+        }
+        Ok(Some(verdict))
     }
 
     fn fault(&self, error: &mlua::Error) -> Fault {

@@ -1,8 +1,9 @@
 //! One question on its way through the chain of plugins.
 
+use super::merged::Merged;
 use crate::policy::api::context::Part;
 use crate::policy::api::decision::{AdmitVerdict, Decision, PortVerdict, Verdict};
-use crate::policy::api::{Context, Fallback, Hook, Outcome, Reply, Request, Step, Subject};
+use crate::policy::api::{Conflict, Context, Fallback, Hook, Outcome, Reply, Request, Step, Subject};
 use crate::policy::merge::{Statement, merge};
 use crate::policy::plugin::load::Plugin;
 use std::collections::BTreeMap;
@@ -24,6 +25,16 @@ pub enum Contribution {
         error: Option<String>,
         verdict: Option<Arc<Verdict>>,
     },
+}
+
+impl Contribution {
+    /// What it says; `None` without an opinion.
+    fn verdict(&self) -> Option<&Arc<Verdict>> {
+        match self {
+            Contribution::Done { verdict, .. } => verdict.as_ref(),
+            Contribution::Pending | Contribution::Skipped => None,
+        }
+    }
 }
 
 /// A question and the contributions so far, by lane.
@@ -96,11 +107,7 @@ impl Job {
     pub fn tags(&self, lane: usize) -> BTreeMap<String, String> {
         let mut tags = self.context.tags.clone();
         for contribution in self.contributions.iter().take(lane) {
-            let Contribution::Done {
-                verdict: Some(verdict),
-                ..
-            } = contribution
-            else {
+            let Some(verdict) = contribution.verdict() else {
                 continue;
             };
             let said = match verdict.as_ref() {
@@ -116,29 +123,15 @@ impl Job {
     }
 
     /// The merged answer, once every lane contributed.
-    pub fn into_reply(self, plugins: &[Arc<Plugin>], generation: u64) -> Reply {
+    pub fn into_reply(self, plugins: &[Arc<Plugin>], generation: u64, merged: &mut Merged) -> Reply {
         let hook = self.hook;
-        let origins: Vec<_> = plugins
-            .iter()
-            .map(|plugin| move |path: &str| plugin.origins.of(hook, path))
-            .collect();
-        let statements = self.contributions.iter().zip(plugins).zip(&origins).filter_map(
-            |((c, plugin), origin)| match c {
-                Contribution::Done {
-                    verdict: Some(verdict),
-                    ..
-                } => Some(Statement {
-                    verdict,
-                    overrides: &plugin.manifest.overrides,
-                    origin,
-                }),
-                _ => None,
-            },
-        );
         let (decision, conflicts) = match self.closed() {
             // An earlier resolver failed: what a later one says must not map the tap elsewhere for a while.
-            true if hook == Hook::Resolve => (Decision::none(hook), Vec::new()),
-            _ => merge(hook, statements),
+            true if hook == Hook::Resolve => (Arc::new(Decision::none(hook)), Arc::default()),
+            _ => {
+                let said = self.contributions.iter().map(Contribution::verdict);
+                merged.outcome(hook, said, || self.merge(plugins))
+            }
         };
         Reply {
             r#gen: self.r#gen,
@@ -151,6 +144,23 @@ impl Job {
             retry_after: self.retry_after,
             key: self.key,
         }
+    }
+
+    fn merge(&self, plugins: &[Arc<Plugin>]) -> (Decision, Vec<Conflict>) {
+        let hook = self.hook;
+        let origins: Vec<_> = plugins
+            .iter()
+            .map(|plugin| move |path: &str| plugin.origins.of(hook, path))
+            .collect();
+        let contributions = self.contributions.iter().zip(plugins).zip(&origins);
+        let statements = contributions.filter_map(|((contribution, plugin), origin)| {
+            Some(Statement {
+                verdict: contribution.verdict()?,
+                overrides: &plugin.manifest.overrides,
+                origin,
+            })
+        });
+        merge(hook, statements)
     }
 
     /// The first plugin with a say failed and nothing stands in for it.

@@ -221,10 +221,10 @@ impl Lane {
         let network = job.context.network_id().to_owned();
         match &called.answer {
             Ok(verdict) => {
-                let outcome = outcome_of(verdict.as_ref());
+                let outcome = outcome_of(verdict.as_deref());
                 self.counters.count(job.hook, outcome, called.elapsed);
                 self.breakers.succeed(job.hook, &network);
-                let verdict = verdict.clone().map(Arc::new);
+                let verdict = verdict.clone();
                 if let Some(read) = &called.read
                     && job.hook.decides()
                 {

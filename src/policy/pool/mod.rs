@@ -11,6 +11,7 @@
 
 pub mod job;
 pub mod lane;
+mod merged;
 mod remembered;
 mod worker;
 
@@ -27,6 +28,7 @@ use super::tools::coverage::Lines;
 use super::watch::Watch;
 use job::{Contribution, Job};
 use lane::Lane;
+use merged::Merged;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -49,6 +51,7 @@ struct Shared {
     around: Surroundings,
     sink: Sink,
     state: Mutex<State>,
+    merged: Mutex<Merged>,
     wake: Condvar,
     /// Something is ready for the worker that looks for it (`State::expected`).
     asked: AtomicBool,
@@ -107,6 +110,7 @@ impl Pool {
                 expected: false,
                 closed: false,
             }),
+            merged: Mutex::default(),
             wake: Condvar::new(),
             asked: AtomicBool::new(false),
             watch: Watch::default(),
@@ -140,7 +144,7 @@ impl Pool {
         match state.advance(job, 0, Instant::now(), Hands::Full) {
             Next::Done(job) => {
                 drop(state);
-                Some(job.into_reply(&shared.plugins, shared.generation()))
+                Some(shared.reply(job))
             }
             Next::Waits | Next::Run(..) => {
                 shared.call_for_help(state);

@@ -3,7 +3,7 @@
 use super::job::Job;
 use super::lane::{Lane, MAX_ABANDONED};
 use super::{Hands, Next, REHEARSAL, Shared, State, spawn};
-use crate::policy::api::{Context, Hook, Outcome};
+use crate::policy::api::{Context, Hook, Outcome, Reply};
 use crate::policy::guard::load_plugin;
 use crate::policy::memory::give_memory_back;
 use crate::policy::pause;
@@ -27,6 +27,13 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics; if it ever does, bookkeeping of whole values is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The merged answer, once every lane contributed.
+    pub(super) fn reply(&self, job: Job) -> Reply {
+        // As with the state: whole values only.
+        let mut merged = self.merged.lock().unwrap_or_else(PoisonError::into_inner);
+        job.into_reply(&self.plugins, self.generation(), &mut merged)
     }
 
     /// Starts a worker. Called with the lock held, so that two callers don't start one too many.
@@ -80,7 +87,7 @@ impl Shared {
                 }
                 Some(Next::Done(job)) => {
                     drop(state);
-                    (self.sink)(job.into_reply(&self.plugins, self.generation()));
+                    (self.sink)(self.reply(job));
                     state = self.lock();
                 }
                 Some(Next::Waits) | None if state.expected && now.duration_since(woken) < LINGER => {
@@ -169,7 +176,7 @@ impl Shared {
                 Next::Run(next_index, next_runtime, next_job) => Some((next_index, next_runtime, next_job)),
                 Next::Waits => None,
                 Next::Done(done) => {
-                    (self.sink)(done.into_reply(&self.plugins, self.generation()));
+                    (self.sink)(self.reply(done));
                     None
                 }
             };
@@ -303,7 +310,7 @@ impl Shared {
         }
         self.call_for_help(state);
         for job in done {
-            (self.sink)(job.into_reply(&self.plugins, self.generation()));
+            (self.sink)(self.reply(job));
         }
     }
 }
@@ -357,7 +364,7 @@ impl Watched for Arc<Shared> {
         }
         state.workers = state.workers.saturating_sub(1);
         if let Next::Done(done) = state.advance(job, index + 1, Instant::now(), Hands::Full) {
-            (self.sink)(done.into_reply(&self.plugins, self.generation()));
+            (self.sink)(self.reply(done));
         }
         if lost {
             self.release(state, index);

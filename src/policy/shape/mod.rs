@@ -265,11 +265,11 @@ macro_rules! verdict_record {
         }
 
         impl $crate::policy::merge::Merge for $name {
-            fn claim(&self, path: &str, merging: &mut $crate::policy::merge::Merging<'_>) {
-                $( self.$field.claim(&$crate::policy::merge::join(path, $crate::policy::shape::plain(stringify!($field))), merging); )*
+            fn claim(&self, path: &$crate::policy::merge::Path<'_>, merging: &mut $crate::policy::merge::Merging<'_>) {
+                $( self.$field.claim(&$crate::policy::merge::Path::Field(path, $crate::policy::shape::plain(stringify!($field))), merging); )*
             }
-            fn absorb(&mut self, other: &Self, path: &str, merging: &mut $crate::policy::merge::Merging<'_>) {
-                $( self.$field.absorb(&other.$field, &$crate::policy::merge::join(path, $crate::policy::shape::plain(stringify!($field))), merging); )*
+            fn absorb(&mut self, other: &Self, path: &$crate::policy::merge::Path<'_>, merging: &mut $crate::policy::merge::Merging<'_>) {
+                $( self.$field.absorb(&other.$field, &$crate::policy::merge::Path::Field(path, $crate::policy::shape::plain(stringify!($field))), merging); )*
             }
         }
     };
