@@ -23,6 +23,10 @@ pub enum Attacher {
         keys: String,
         extra: String,
     },
+    /// Its requests alone on bridges that stand: with those that deciding plugins ask for, or without (`plugins::requests`).
+    Deciding {
+        decides: bool,
+    },
     /// In a world that such a daemon made before it was killed: its requests alone (`networks::requests`).
     Requests {
         extra: String,
@@ -58,6 +62,7 @@ impl Attacher {
     pub fn start(&self, bridges: Bridges, folder: &Path) -> Result<Running> {
         match self {
             Attacher::Reference => start_reference(&["--reference", &bridges.new.to_string()]),
+            Attacher::Deciding { decides } => start_reference(&["--deciding", &decides.to_string()]),
             Attacher::Requests {
                 extra,
                 standing,
@@ -72,7 +77,7 @@ impl Attacher {
 
     /// Somebody must make the bridges; the daemon makes its own.
     pub fn makes_bridges(&self) -> bool {
-        !matches!(self, Attacher::Reference)
+        !matches!(self, Attacher::Reference | Attacher::Deciding { .. })
     }
 }
 

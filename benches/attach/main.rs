@@ -59,6 +59,7 @@ fn main() -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["--reference", bridges] => reference::run(bridges.parse()?).map(|()| ExitCode::SUCCESS),
+        ["--deciding", decides] => plugins::requests(decides.parse()?).map(|()| ExitCode::SUCCESS),
         ["--requests", standing, first] => {
             networks::requests(standing.parse()?, first.parse()?).map(|()| ExitCode::SUCCESS)
         }
@@ -165,7 +166,7 @@ fn label(attacher: &Attacher) -> &'static str {
         Attacher::Reference => "reference",
         Attacher::Daemon { extra, .. } if extra.is_empty() => "tapwire",
         Attacher::Daemon { .. } => "tapwire+",
-        Attacher::Requests { .. } => "requests",
+        Attacher::Deciding { .. } | Attacher::Requests { .. } => "requests",
     }
 }
 
