@@ -10,20 +10,32 @@
 --   [policy.plugin.fdb_static]
 --   entries = [ { network = "storage", mac = "fa:16:3e:00:00:05", tap = "tap1" } ]
 --   map = "fdb"                         # [policy] maps = { fdb = "fdb.csv" }
-local function rows(network)
-  local found = {}
-  local listed = false
+-- The rows by what they call their network: sorted out once, as there may be thousands, and every tap asks.
+local by_network, made_of
+
+local function sort_out()
+  local sorted = {}
   local function take(list)
     for _, row in ipairs(list) do
-      if row.network == network.id or (network.name and row.network == network.name) then
-        listed = true
-        table.insert(found, row)
+      if row.network then
+        sorted[row.network] = sorted[row.network] or {}
+        table.insert(sorted[row.network], row)
       end
     end
   end
   take(host.config.entries)
   if host.config.map then take(host.map(host.config.map)) end
-  return listed and found or nil
+  by_network, made_of = sorted, host.config
+end
+
+-- Of a network, under its id and under its name; nil: the table does not mention it.
+local function rows(network)
+  if made_of ~= host.config then sort_out() end
+  local by_id = by_network[network.id]
+  if not network.name or network.name == network.id then return by_id end
+  local by_name = by_network[network.name]
+  if not (by_id and by_name) then return by_id or by_name end
+  return table.move(by_name, 1, #by_name, #by_id + 1, table.clone(by_id))
 end
 
 local function given(text)

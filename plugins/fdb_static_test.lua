@@ -24,6 +24,10 @@ case("the mapping's address is added", "port",
 case("the same address is not added twice", "port",
   t.tap{ name = "tap1", network = storage, port = { mac = "fa:16:3e:00:00:05" } },
   { port = off, fdb = { { mac = "fa:16:3e:00:00:05", kind = "static" } } })
+case("rows under the network's id and under its name both count", "port",
+  t.tap{ name = "tap1", network = t.vlan{ id = "red", name = "storage" } },
+  { port = off, fdb = { { mac = "fa:16:3e:00:00:08", kind = "static" }, { mac = "fa:16:3e:00:00:05", kind = "static" } } },
+  { config = { entries = { entries[1], { network = "red", mac = "fa:16:3e:00:00:08", tap = "tap1" } } } })
 case("a network that is not listed: no opinion", "port", t.tap{ name = "tap1", network = t.vxlan() }, t.none)
 case("remote addresses go to the VXLAN device", "network", { network = storage },
   { vxlan = off, fdb = { { mac = "fa:16:3e:00:00:06", dst = "192.0.2.12", kind = "unicast" } } })
