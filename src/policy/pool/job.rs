@@ -123,7 +123,7 @@ impl Job {
     }
 
     /// The merged answer, once every lane contributed.
-    pub fn into_reply(self, plugins: &[Arc<Plugin>], generation: u64, merged: &mut Merged) -> Reply {
+    pub fn into_reply(self, plugins: &[Arc<Plugin>], generation: u64, merged: &Merged) -> Reply {
         let hook = self.hook;
         let (decision, conflicts) = match self.closed() {
             // An earlier resolver failed: what a later one says must not map the tap elsewhere for a while.

@@ -1,17 +1,18 @@
 //! What the plugins said together, of late.
 //!
 //! Plugins say the same of tap after tap, and an answer said again is the one kept from the first time
-//! (`Runtime::said`). So whether it all was merged before shows in a few comparisons of pointers, and taps that were
+//! (`plugin/said.rs`). So whether it all was merged before shows in a few comparisons of pointers, and taps that were
 //! told the same share one decision.
+//!
+//! Locked for these comparisons only: a merge of long lists takes its time, and the loop asks here too.
 
 use crate::policy::api::decision::{Decision, Verdict};
 use crate::policy::api::{Conflict, Hook};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// For each hook: as many as there are kinds of networks on most hosts.
+/// For each hook.
 const KEPT: usize = 8;
-
 /// Fields in a decision that is kept: a list of a thousand entries is memory, and hardly ever the same again.
 const MAX_FIELDS: usize = 64;
 
@@ -19,7 +20,7 @@ const MAX_FIELDS: usize = 64;
 pub type Outcome = (Arc<Decision>, Arc<[Conflict]>);
 
 #[derive(Debug, Default)]
-pub struct Merged([VecDeque<Known>; Hook::ALL.len()]);
+pub struct Merged(Mutex<[VecDeque<Known>; Hook::ALL.len()]>);
 
 #[derive(Debug)]
 struct Known {
@@ -31,15 +32,11 @@ struct Known {
 impl Merged {
     /// The outcome for these verdicts, by lane; `merge` makes one that is not known.
     pub fn outcome<'a>(
-        &mut self,
+        &self,
         hook: Hook,
         said: impl Iterator<Item = Option<&'a Arc<Verdict>>> + Clone,
         merge: impl FnOnce() -> (Decision, Vec<Conflict>),
     ) -> Outcome {
-        let Some(all) = self.0.get_mut(hook as usize) else {
-            let (decision, conflicts) = merge();
-            return (Arc::new(decision), conflicts.into());
-        };
         let same = |known: &&Known| {
             said.clone().zip(&known.said).all(|pair| match pair {
                 (Some(now), Some(then)) => Arc::ptr_eq(now, then),
@@ -47,12 +44,18 @@ impl Merged {
                 _ => false,
             })
         };
-        if let Some(known) = all.iter().find(same) {
-            return known.outcome.clone();
+        let known = self.lock().get(hook as usize).and_then(|all| {
+            let known = all.iter().find(same)?;
+            Some(known.outcome.clone())
+        });
+        if let Some(outcome) = known {
+            return outcome;
         }
         let (decision, conflicts) = merge();
         let outcome: Outcome = (Arc::new(decision), conflicts.into());
-        if field_count(&outcome.0) <= MAX_FIELDS {
+        if field_count(&outcome.0) <= MAX_FIELDS
+            && let Some(all) = self.lock().get_mut(hook as usize)
+        {
             all.truncate(KEPT - 1);
             all.push_front(Known {
                 said: said.map(|verdict| verdict.cloned()).collect(),
@@ -60,6 +63,11 @@ impl Merged {
             });
         }
         outcome
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [VecDeque<Known>; Hook::ALL.len()]> {
+        // Whole values only: what a panic left behind is usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -51,7 +51,7 @@ struct Shared {
     around: Surroundings,
     sink: Sink,
     state: Mutex<State>,
-    merged: Mutex<Merged>,
+    merged: Merged,
     wake: Condvar,
     /// Something is ready for the worker that looks for it (`State::expected`).
     asked: AtomicBool,
@@ -110,7 +110,7 @@ impl Pool {
                 expected: false,
                 closed: false,
             }),
-            merged: Mutex::default(),
+            merged: Merged::default(),
             wake: Condvar::new(),
             asked: AtomicBool::new(false),
             watch: Watch::default(),

@@ -31,9 +31,7 @@ impl Shared {
 
     /// The merged answer, once every lane contributed.
     pub(super) fn reply(&self, job: Job) -> Reply {
-        // As with the state: whole values only.
-        let mut merged = self.merged.lock().unwrap_or_else(PoisonError::into_inner);
-        job.into_reply(&self.plugins, self.generation(), &mut merged)
+        job.into_reply(&self.plugins, self.generation(), &self.merged)
     }
 
     /// Starts a worker. Called with the lock held, so that two callers don't start one too many.
