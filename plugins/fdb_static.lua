@@ -10,16 +10,25 @@
 --   [policy.plugin.fdb_static]
 --   entries = [ { network = "storage", mac = "fa:16:3e:00:00:05", tap = "tap1" } ]
 --   map = "fdb"                         # [policy] maps = { fdb = "fdb.csv" }
--- The rows by what they call their network: sorted out once, as there may be thousands, and every tap asks.
+-- The rows by what they call their network, then by tap: sorted out once, as there may be thousands, and every tap asks.
 local by_network, made_of
+
+local function given(text)
+  return text ~= nil and text ~= ""
+end
 
 local function sort_out()
   local sorted = {}
   local function take(list)
     for _, row in ipairs(list) do
       if row.network then
-        sorted[row.network] = sorted[row.network] or {}
-        table.insert(sorted[row.network], row)
+        local known = sorted[row.network] or { taps = {}, remote = {} }
+        sorted[row.network] = known
+        if given(row.vtep) then table.insert(known.remote, { mac = row.mac, dst = row.vtep, kind = "unicast" }) end
+        if given(row.tap) then
+          known.taps[row.tap] = known.taps[row.tap] or {}
+          table.insert(known.taps[row.tap], row)
+        end
       end
     end
   end
@@ -28,18 +37,12 @@ local function sort_out()
   by_network, made_of = sorted, host.config
 end
 
--- Of a network, under its id and under its name; nil: the table does not mention it.
-local function rows(network)
+-- What the table says of a network: under its id, under its name, or both. Empty: it does not mention it.
+local function told(network)
   if made_of ~= host.config then sort_out() end
-  local by_id = by_network[network.id]
-  if not network.name or network.name == network.id then return by_id end
-  local by_name = by_network[network.name]
-  if not (by_id and by_name) then return by_id or by_name end
-  return table.move(by_name, 1, #by_name, #by_id + 1, table.clone(by_id))
-end
-
-local function given(text)
-  return text ~= nil and text ~= ""
+  local by_id, by_name = by_network[network.id], nil
+  if network.name and network.name ~= network.id then by_name = by_network[network.name] end
+  return by_id and { by_id, by_name } or { by_name }
 end
 
 return {
@@ -52,18 +55,18 @@ return {
   },
 
   network = function(ctx)
-    local found = rows(ctx.network)
-    if not found or ctx.network.network_type ~= "vxlan" then return nil end
+    local found = told(ctx.network)
+    if #found == 0 or ctx.network.network_type ~= "vxlan" then return nil end
     local fdb = {}
-    for _, row in ipairs(found) do
-      if given(row.vtep) then table.insert(fdb, { mac = row.mac, dst = row.vtep, kind = "unicast" }) end
+    for _, place in ipairs(found) do
+      for _, entry in ipairs(place.remote) do table.insert(fdb, entry) end
     end
     return { vxlan = { learning = false }, fdb = fdb }
   end,
 
   port = function(ctx)
-    local found = ctx.network and rows(ctx.network)
-    if not found then return nil end
+    local found = ctx.network and told(ctx.network) or {}
+    if #found == 0 then return nil end
     local fdb, known = {}, {}
     local function add(mac)
       local usual = host.net.mac_parse(mac) or mac
@@ -72,8 +75,8 @@ return {
         table.insert(fdb, { mac = usual, kind = "static" })
       end
     end
-    for _, row in ipairs(found) do
-      if row.tap == ctx.link.name then add(row.mac) end
+    for _, place in ipairs(found) do
+      for _, row in ipairs(place.taps[ctx.link.name] or {}) do add(row.mac) end
     end
     if ctx.port and ctx.port.mac then add(ctx.port.mac) end
     return { port = { learning = false }, fdb = fdb }
