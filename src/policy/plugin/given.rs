@@ -6,10 +6,10 @@
 //! all parts (`pairs(ctx)`, or `in ctx`). A name that no part or field has is an error and not nil.
 
 use super::hostlib::freeze;
-use super::parts::{fields, hint, link_table, plain, strict_meta};
+use super::parts::{fields, hint, link_table, plain, port_table, strict_meta};
 use super::runtime::Limit;
 use crate::policy::api::Hook;
-use crate::policy::api::context::{Context, HostFacts, Link, Network, Part, Uplink};
+use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
 use mlua::{Error, Function, Lua, Result, Table, Value};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -181,8 +181,8 @@ impl Desk {
 
     fn value(&mut self, lua: &Lua, part: Part, context: &Context) -> Result<Value> {
         match part {
-            Part::Link => self.link(lua, context.link.as_ref()),
-            Part::Port => self.record(lua, part, context.port.as_ref()),
+            Part::Link => self.made(lua, part, context.link.as_ref(), link_table),
+            Part::Port => self.made(lua, part, context.port.as_ref(), port_table),
             Part::Bridge => self.record(lua, part, context.bridge.as_ref()),
             Part::Current => self.record(lua, part, context.current.as_ref()),
             Part::Plan => self.record(lua, part, context.plan.as_ref()),
@@ -221,12 +221,18 @@ impl Desk {
         self.strict(lua, part, table)
     }
 
-    fn link(&mut self, lua: &Lua, link: Option<&Link>) -> Result<Value> {
-        let Some(link) = link else {
+    /// As `record`, by a function of its own.
+    fn made<T>(
+        &mut self,
+        lua: &Lua,
+        part: Part,
+        value: Option<&T>,
+        make: fn(&Lua, &T) -> Result<Table>,
+    ) -> Result<Value> {
+        let Some(value) = value else {
             return Ok(Value::Nil);
         };
-        let table = link_table(lua, link)?;
-        let table = self.strict(lua, Part::Link, table)?;
+        let table = self.strict(lua, part, make(lua, value)?)?;
         table.set_readonly(true);
         Ok(Value::Table(table))
     }

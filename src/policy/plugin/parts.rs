@@ -96,6 +96,66 @@ pub(super) fn link_table(lua: &Lua, link: &Link) -> Result<Table> {
     Ok(table)
 }
 
+/// The same for what the mapping says of the port.
+pub(super) fn port_table(lua: &Lua, port: &Port) -> Result<Table> {
+    let Port {
+        id,
+        mac,
+        addresses,
+        admin_state_up,
+    } = port;
+    let table = lua.create_table_from([
+        ("id", id.as_deref()),
+        ("mac", mac.as_deref()),
+        // Room for those that are no text.
+        ("addresses", None),
+        ("admin_state_up", None),
+    ])?;
+    let addresses = lua.create_sequence_from(addresses.iter().map(String::as_str))?;
+    table.raw_set("addresses", addresses)?;
+    table.raw_set("admin_state_up", *admin_state_up)?;
+    Ok(table)
+}
+
 pub(super) fn plain<T: Serialize>(lua: &Lua, part: &T) -> Result<Value> {
     lua.to_value_with(part, lua_options())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::lift::{Bounds, lift};
+
+    fn same(lua: &Lua, table: Table, part: &impl Serialize) {
+        let json = |value: &Value| lift(value, Bounds::RESULT).unwrap();
+        assert_eq!(json(&Value::Table(table)), json(&plain(lua, part).unwrap()));
+    }
+
+    #[test]
+    fn tables_made_by_hand_are_those_that_serde_makes() {
+        let lua = Lua::new();
+        let link = Link {
+            ifindex: 7,
+            name: "tap1".into(),
+            mac: Some("fa:16:3e:00:00:05".into()),
+            mtu: 1500,
+            kind: "tap".into(),
+            alias: Some("vm".into()),
+            operstate: Some("up".into()),
+            up: true,
+            master: Some("br1".into()),
+        };
+        let port = Port {
+            id: Some("p".into()),
+            mac: Some("fa:16:3e:00:00:05".into()),
+            addresses: vec!["192.0.2.1".into(), "2001:db8::1".into()],
+            admin_state_up: true,
+        };
+        for link in [link, Link::default()] {
+            same(&lua, link_table(&lua, &link).unwrap(), &link);
+        }
+        for port in [port, Port::default()] {
+            same(&lua, port_table(&lua, &port).unwrap(), &port);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::policy::api::{Conflict, Context, Fallback, Hook, Outcome, Reply, Requ
 use crate::policy::merge::{Statement, merge};
 use crate::policy::plugin::load::Plugin;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,35 +231,48 @@ pub fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
 }
 
 /// 128 bits: two SipHash streams, so that a chance collision never gives one tap another's answer.
-pub struct Digest;
+pub struct Digest {
+    first: DefaultHasher,
+    second: DefaultHasher,
+}
 
 impl Digest {
-    pub fn of(bytes: &[u8]) -> u128 {
-        let (mut first, mut second) = (DefaultHasher::new(), DefaultHasher::new());
-        second.write_u8(1);
-        first.write(bytes);
-        second.write(bytes);
-        u128::from(first.finish()) << 64 | u128::from(second.finish())
+    pub fn of(value: &impl Hash) -> u128 {
+        let mut digest = Self {
+            first: DefaultHasher::new(),
+            second: DefaultHasher::new(),
+        };
+        digest.second.write_u8(1);
+        value.hash(&mut digest);
+        u128::from(digest.first.finish()) << 64 | u128::from(digest.second.finish())
+    }
+}
+
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        self.first.write(bytes);
+        self.second.write(bytes);
+    }
+
+    /// Half of it.
+    fn finish(&self) -> u64 {
+        self.first.finish()
     }
 }
 
 fn digest_of(part: Part, context: &Context) -> Option<u128> {
-    // JSON comes in many small pieces; hashing them one by one would cost more than collecting them.
-    let mut bytes = Vec::with_capacity(256);
-    let written = match part {
-        Part::Link => serde_json::to_writer(&mut bytes, &context.link),
-        Part::Port => serde_json::to_writer(&mut bytes, &context.port),
-        Part::Network => serde_json::to_writer(&mut bytes, &context.network),
-        Part::Uplink => serde_json::to_writer(&mut bytes, &context.uplink),
-        Part::Bridge => serde_json::to_writer(&mut bytes, &context.bridge),
-        Part::Current => serde_json::to_writer(&mut bytes, &context.current),
-        Part::Host => serde_json::to_writer(&mut bytes, &context.host),
-        Part::Plan => serde_json::to_writer(&mut bytes, &context.plan),
-        Part::Result => serde_json::to_writer(&mut bytes, &context.result),
-        Part::Lease => serde_json::to_writer(&mut bytes, &context.lease),
-        Part::Diff => serde_json::to_writer(&mut bytes, &context.diff),
+    Some(match part {
+        Part::Link => Digest::of(&context.link),
+        Part::Port => Digest::of(&context.port),
+        Part::Network => Digest::of(&context.network),
+        Part::Uplink => Digest::of(&context.uplink),
+        Part::Bridge => Digest::of(&context.bridge),
+        Part::Current => Digest::of(&context.current),
+        Part::Host => Digest::of(&context.host),
+        Part::Plan => Digest::of(&context.plan),
+        Part::Result => Digest::of(&context.result),
+        Part::Lease => Digest::of(&context.lease),
+        Part::Diff => Digest::of(&context.diff),
         Part::Tags | Part::Now | Part::Seq | Part::Gen | Part::Reason => return None,
-    };
-    written.ok()?;
-    Some(Digest::of(&bytes))
+    })
 }

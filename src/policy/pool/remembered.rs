@@ -56,12 +56,9 @@ impl Remembered {
 }
 
 fn start(hook: Hook) -> u128 {
-    Digest::of(&[hook as u8])
+    Digest::of(&(hook as u8))
 }
 
 fn on(way: u128, digest: u128) -> u128 {
-    let mut whole = [0; 32];
-    whole[..16].copy_from_slice(&way.to_ne_bytes());
-    whole[16..].copy_from_slice(&digest.to_ne_bytes());
-    Digest::of(&whole)
+    Digest::of(&(way, digest))
 }

@@ -226,7 +226,7 @@ impl<T: Decode> Decode for Setting<T> {
 }
 
 /// One value, or a list of it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OneOrMany<T>(pub Vec<T>);
 impl<T: Shaped> Shaped for OneOrMany<T> {
