@@ -31,6 +31,13 @@ case("rows under the network's id and under its name both count", "port",
 case("a network that is not listed: no opinion", "port", t.tap{ name = "tap1", network = t.vxlan() }, t.none)
 case("remote addresses go to the VXLAN device", "network", { network = storage },
   { vxlan = off, fdb = { { mac = "fa:16:3e:00:00:06", dst = "192.0.2.12", kind = "unicast" } } })
+case("so they do under the network's id and under its name", "network",
+  { network = t.vxlan{ id = "red", name = "storage" } },
+  { vxlan = off, fdb = {
+    { mac = "fa:16:3e:00:00:08", dst = "192.0.2.13", kind = "unicast" },
+    { mac = "fa:16:3e:00:00:06", dst = "192.0.2.12", kind = "unicast" },
+  } },
+  { config = { entries = { entries[2], { network = "red", mac = "fa:16:3e:00:00:08", vtep = "192.0.2.13" } } } })
 case("a VLAN has no VXLAN device", "network", { network = t.vlan{ name = "storage" } }, t.none)
 case("rows from a file count too", "port", t.tap{ name = "tap9", network = t.vlan{ id = "red" } },
   { port = off, fdb = { { mac = "fa:16:3e:00:00:08", kind = "static" } } },
