@@ -127,6 +127,11 @@ impl Host {
         self.running.pool.has_hook(hook)
     }
 
+    /// Do plugins run while the asker does? See [`Pool::is_beside`].
+    pub fn is_beside(&self) -> bool {
+        self.running.pool.is_beside()
+    }
+
     /// A question that needs a script is being made: its thread wakes up meanwhile.
     pub fn stir(&self) {
         self.running.pool.stir();

@@ -33,6 +33,30 @@ fn without_plugins_nobody_is_asked_and_no_thread_runs() {
     assert_eq!(host.pool().workers(), 0);
 }
 
+/// On one processor a worker that waits awake would be in the way of who asks.
+#[test]
+fn plugins_that_share_the_askers_processor_do_not_run_beside_it() {
+    let on_one_processor = std::thread::spawn(|| {
+        // SAFETY: a set of processors is plain bits; the kernel reads as many bytes as it is told.
+        let pinned = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(usize::try_from(libc::sched_getcpu()).unwrap(), &mut set);
+            libc::sched_setaffinity(0, size_of_val(&set), &set)
+        };
+        assert_eq!(pinned, 0, "{}", std::io::Error::last_os_error());
+        // Its threads are pinned as this one is.
+        let bench = Bench::new(&[("a.lua", &port("return { mtu = ctx.link.mtu }"))]);
+        let mut host = bench.host();
+        for _ in 0..3 {
+            eventually("the worker sleeps", || host.pool().is_at_rest());
+            host.stir();
+            assert_eq!(decision(&ask_port(&mut host, "tap1", "blue"))["mtu"], 1500);
+            assert!(!host.is_beside());
+        }
+    });
+    on_one_processor.join().unwrap();
+}
+
 #[test]
 fn a_chain_of_three_is_merged_and_each_sees_the_tags_before_it() {
     let bench = Bench::new(&[

@@ -87,10 +87,8 @@ pub struct Policy {
     said: BTreeMap<Ifindex, Vec<Said>>,
     /// The last question that a script is to decide, by its ticket, and since when.
     fresh: Option<(u64, Instant)>,
-    /// The last question that decides went to a script, and there is a second processor for it; the next one probably will.
+    /// The last question that decides went to a script, which runs beside the loop; the next one probably will.
     scripted: bool,
-    /// With one processor, who waits awake is in the way of what it waits for.
-    one_processor: bool,
     /// Replies that needed no script: handled after the engine has finished its turn.
     ready: VecDeque<Reply>,
     /// In the order in which they came.
@@ -147,7 +145,6 @@ impl Policy {
         Ok(Self {
             host,
             facts,
-            one_processor: std::thread::available_parallelism().is_ok_and(|count| count.get() == 1),
             ..Self::default()
         })
     }
@@ -330,7 +327,7 @@ impl Policy {
             context,
         });
         if hook.decides() {
-            self.scripted = matches!(asked, Asked::Pending) && !self.one_processor;
+            self.scripted = matches!(asked, Asked::Pending) && host.is_beside();
             self.fresh = self.scripted.then(|| (seq, Instant::now()));
         }
         match asked {

@@ -8,31 +8,36 @@
 use super::hostlib::freeze;
 use super::parts::{fields, hint, link_table, plain, port_table, strict_meta};
 use super::runtime::Limit;
-use crate::policy::api::Hook;
 use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
-use mlua::{Error, Function, Lua, Result, Table, Value};
+use crate::policy::api::{API, Hook};
+use mlua::chunk::ChunkMode;
+use mlua::{Error, Function, Lua, Result, Table, Value, ffi};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tables kept for networks and uplinks that many taps share.
 const MAX_SHARED: usize = 128;
+/// Bits of a part in the order in which parts were looked at.
+const PLACE_BITS: u32 = 5;
+/// Above it a Lua number is not exact: more than ten parts.
+const MAX_ORDER: f64 = 9_007_199_254_740_992.0;
 
-/// Makes the arguments of hooks.
+/// Calls hooks with what they are to see.
 pub struct Giver {
     /// What `reads` lists; `None` without it.
     declared: Option<Vec<Part>>,
     desk: Arc<Mutex<Desk>>,
-    /// Of every `ctx`.
-    meta: Table,
+    begin: Function,
+    run: Function,
+    /// The last call did. Who does not is not told what the link is.
+    looks_at_link: bool,
 }
 
-/// Shared with the metatable of `ctx`.
+/// Makes the parts that `given.luau` does not.
 #[derive(Default)]
 struct Desk {
     question: Option<Question>,
-    /// Parts handed over during this call.
-    read: Vec<Part>,
     networks: HashMap<String, (Arc<Network>, Table)>,
     uplinks: HashMap<String, (Arc<Uplink>, Table)>,
     host: Option<(Arc<HostFacts>, Table)>,
@@ -41,7 +46,6 @@ struct Desk {
 }
 
 struct Question {
-    ctx: Table,
     context: Arc<Context>,
     tags: BTreeMap<String, String>,
 }
@@ -54,19 +58,51 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 impl Giver {
     pub fn new(lua: &Lua, declared: Option<Vec<Part>>) -> Result<Self> {
         let desk = Arc::new(Mutex::new(Desk::default()));
-        let meta = lua.create_table()?;
+        let may_see = |part: Part| declared.as_ref().is_none_or(|parts| parts.contains(&part));
         let (shared, known) = (Arc::clone(&desk), declared.clone());
-        meta.raw_set(
-            "__index",
-            lua.create_function(move |lua, (ctx, key): (Table, Value)| {
-                let part = named(&key)?;
-                if known.as_ref().is_some_and(|parts| !parts.contains(&part)) {
-                    return Err(not_declared(part));
-                }
-                let _lifted = Limit::lift(lua)?;
-                lock(&shared).hand_over(lua, &ctx, part)
-            })?,
-        )?;
+        let hand_over = lua.create_function(move |lua, (key, current): (Value, bool)| {
+            let part = named(&key)?;
+            if known.as_ref().is_some_and(|parts| !parts.contains(&part)) {
+                return Err(not_declared(part));
+            }
+            if !current {
+                return Err(Error::runtime(format!(
+                    "ctx.{}: this ctx is of an earlier call; don't keep it",
+                    part.word()
+                )));
+            }
+            let _lifted = Limit::lift(lua)?;
+            lock(&shared).value(lua, part)
+        })?;
+        let places = lua.create_table()?;
+        for part in Part::ALL {
+            places.raw_set(part.word(), place(*part))?;
+        }
+        let hooks = lua.create_sequence_from(Hook::ALL.iter().map(|hook| hook.word()))?;
+        let second = |hook: &Hook| {
+            second(*hook)
+                .filter(|part| may_see(*part))
+                .map_or(Value::Boolean(false), |part| {
+                    lua.create_string(part.word())
+                        .map_or(Value::Boolean(false), Value::String)
+                })
+        };
+        let seconds = lua.create_sequence_from(Hook::ALL.iter().map(second))?;
+        let link_meta = lock(&desk).strict_meta(lua, Part::Link)?;
+        let chunk = lua
+            .load(include_str!("given.luau"))
+            .set_name("=ctx")
+            .set_mode(ChunkMode::Text);
+        // SAFETY: a C function as Luau calls it: it uses no more than its argument, which is on the stack.
+        let freeze = unsafe { lua.create_c_function(freeze_argument)? };
+        let (begin, run, index, named, is_current, meta): (
+            Function,
+            Function,
+            Function,
+            Function,
+            Function,
+            Table,
+        ) = chunk.call((hand_over, freeze, link_meta, places, hooks, seconds, API))?;
         // `for part, value in ctx do`, which asks neither `pairs` nor `next`.
         let next: Function = lua.globals().get("next")?;
         let walk = move |lua: &Lua, ctx: Table| {
@@ -74,53 +110,66 @@ impl Giver {
             Ok((next.clone(), ctx))
         };
         meta.raw_set("__iter", lua.create_function(walk)?)?;
-        meta.raw_set("__metatable", false)?;
         meta.set_readonly(true);
-        if declared.is_none() {
-            lua.set_app_data(Whole(Arc::clone(&desk)));
-        }
-        Ok(Self { declared, desk, meta })
+        lua.set_app_data(Listing {
+            find: if declared.is_none() { index } else { named },
+            is_current,
+        });
+        Ok(Self {
+            looks_at_link: true,
+            declared,
+            desk,
+            begin,
+            run,
+        })
     }
 
-    /// `ctx` and the second argument. `tags` are those of earlier plugins.
-    pub fn give(
-        &self,
-        lua: &Lua,
-        context: &Arc<Context>,
-        tags: &BTreeMap<String, String>,
-    ) -> Result<(Table, Value)> {
-        let ctx = lua.create_table_with_capacity(0, 8)?;
-        ctx.raw_set("api", context.api)?;
-        ctx.raw_set("hook", context.hook.word())?;
-        ctx.set_metatable(Some(self.meta.clone()))?;
-        ctx.set_readonly(true);
+    /// Gets everything ready for a call of `run`. `tags` are those of earlier plugins.
+    pub fn begin(&self, lua: &Lua, context: &Arc<Context>, tags: &BTreeMap<String, String>) -> Result<()> {
         let mut desk = lock(&self.desk);
-        desk.read.clear();
+        let network = match &context.network {
+            Some(network) if self.may_see(Part::Network) => Some(desk.network(lua, network)?),
+            _ => None,
+        };
         desk.question = Some(Question {
-            ctx: ctx.clone(),
             context: Arc::clone(context),
             tags: tags.clone(),
         });
-        let second = match context.hook {
-            Hook::Admit => Some(Part::Plan),
-            Hook::Attached => Some(Part::Result),
-            Hook::Drift => Some(Part::Diff),
-            _ => None,
-        };
-        let allowed = |part: &Part| self.declared.as_ref().is_none_or(|parts| parts.contains(part));
-        let second = match second.filter(allowed) {
-            Some(part) => desk.hand_over(lua, &ctx, part)?,
-            None => Value::Nil,
-        };
-        Ok((ctx, second))
+        drop(desk);
+        let link = context.link.as_ref();
+        match link.filter(|_| self.looks_at_link && self.may_see(Part::Link)) {
+            Some(link) => self.begin.call((
+                network,
+                link.name.as_str(),
+                link.mac.as_deref(),
+                link.kind.as_str(),
+                link.alias.as_deref(),
+                link.operstate.as_deref(),
+                link.master.as_deref(),
+                link.ifindex,
+                link.mtu,
+                link.up,
+            )),
+            None => self.begin.call(network),
+        }
     }
 
-    /// The call is over. Parts it looked at, in the order in which it first did; `None` without `reads`.
-    pub fn taken(&self) -> Option<Vec<Part>> {
-        let mut desk = lock(&self.desk);
-        desk.question = None;
-        let read = std::mem::take(&mut desk.read);
-        self.declared.is_some().then_some(read)
+    /// Calls a hook. Besides what it returned: the parts it looked at, in the order in which it first did; `None` without
+    /// `reads`, or when there are too many.
+    pub fn run(&mut self, hook: Hook, function: &Function) -> Result<(Value, Option<Vec<Part>>)> {
+        let (returned, order): (Value, f64) = self.run.call((function, hook as usize + 1))?;
+        let read = looked_at(order);
+        self.looks_at_link = read.as_ref().is_none_or(|parts| parts.contains(&Part::Link));
+        Ok((returned, read.filter(|_| self.declared.is_some())))
+    }
+
+    fn may_see(&self, part: Part) -> bool {
+        self.declared.as_ref().is_none_or(|parts| parts.contains(&part))
+    }
+
+    /// The call is over.
+    pub fn end(&self) {
+        lock(&self.desk).question = None;
     }
 
     /// Lets go of all tables: the state is short of memory.
@@ -133,53 +182,80 @@ impl Giver {
     }
 }
 
-/// The desk of a plugin that may see everything, as the state's `pairs` finds it.
-struct Whole(Arc<Mutex<Desk>>);
+/// A part as a digit of the order; 0 is none.
+fn place(part: Part) -> u64 {
+    part as u64 + 1
+}
 
-/// Hands over all parts, if `table` is the `ctx` of this call and its plugin may see them.
+fn looked_at(order: f64) -> Option<Vec<Part>> {
+    if !(0.0..MAX_ORDER).contains(&order) {
+        return None;
+    }
+    let mut rest = order as u64;
+    let mut parts = Vec::new();
+    while rest > 0 {
+        let digit = rest & ((1 << PLACE_BITS) - 1);
+        parts.extend(Part::ALL.iter().find(|part| place(**part) == digit));
+        rest >>= PLACE_BITS;
+    }
+    parts.reverse();
+    Some(parts)
+}
+
+/// What hooks get as their second argument too.
+fn second(hook: Hook) -> Option<Part> {
+    match hook {
+        Hook::Admit => Some(Part::Plan),
+        Hook::Attached => Some(Part::Result),
+        Hook::Drift => Some(Part::Diff),
+        _ => None,
+    }
+}
+
+/// `table.freeze` for what shows its metatable as `false`, which that one refuses.
+unsafe extern "C-unwind" fn freeze_argument(state: *mut ffi::lua_State) -> std::ffi::c_int {
+    // SAFETY: called by `given.luau` alone, with one table.
+    unsafe { ffi::lua_setreadonly(state, 1, 1) };
+    1
+}
+
+/// How the state's `pairs` asks about `ctx`.
+struct Listing {
+    /// A part of it: of a plugin with `reads` one that was named, else any.
+    find: Function,
+    is_current: Function,
+}
+
+/// Puts the parts into `table` that a walk over it shows, if it is the `ctx` of this call.
 pub fn complete(lua: &Lua, table: &Table) -> Result<()> {
-    let Some(whole) = lua.app_data_ref::<Whole>() else {
+    let Some(listing) = lua.app_data_ref::<Listing>() else {
         return Ok(());
     };
-    let mut desk = lock(&whole.0);
-    if desk
-        .question
-        .as_ref()
-        .is_some_and(|question| question.ctx == *table)
-    {
-        let _lifted = Limit::lift(lua)?;
-        for part in Part::ALL {
-            if table.raw_get::<Value>(part.word())?.is_nil() {
-                desk.hand_over(lua, table, *part)?;
-            }
+    if !listing.is_current.call::<bool>(table)? {
+        return Ok(());
+    }
+    let _lifted = Limit::lift(lua)?;
+    for part in Part::ALL {
+        if !table.raw_get::<Value>(part.word())?.is_nil() {
+            continue;
+        }
+        let value: Value = listing.find.call((table, part.word()))?;
+        if !value.is_nil() {
+            table.set_readonly(false);
+            let stored = table.raw_set(part.word(), value);
+            table.set_readonly(true);
+            stored?;
         }
     }
     Ok(())
 }
 
 impl Desk {
-    fn hand_over(&mut self, lua: &Lua, ctx: &Table, part: Part) -> Result<Value> {
-        let Some(question) = self.question.as_ref().filter(|question| question.ctx == *ctx) else {
-            return Err(Error::runtime(format!(
-                "ctx.{}: this ctx is of an earlier call; don't keep it",
-                part.word()
-            )));
+    fn value(&mut self, lua: &Lua, part: Part) -> Result<Value> {
+        let Some(question) = &self.question else {
+            return Ok(Value::Nil);
         };
         let context = Arc::clone(&question.context);
-        if !self.read.contains(&part) {
-            self.read.push(part);
-        }
-        let value = self.value(lua, part, &context)?;
-        if !value.is_nil() {
-            ctx.set_readonly(false);
-            let stored = ctx.raw_set(part.word(), &value);
-            ctx.set_readonly(true);
-            stored?;
-        }
-        Ok(value)
-    }
-
-    fn value(&mut self, lua: &Lua, part: Part, context: &Context) -> Result<Value> {
         match part {
             Part::Link => self.made(lua, part, context.link.as_ref(), link_table),
             Part::Port => self.made(lua, part, context.port.as_ref(), port_table),
@@ -188,15 +264,15 @@ impl Desk {
             Part::Plan => self.record(lua, part, context.plan.as_ref()),
             Part::Result => self.record(lua, part, context.result.as_ref()),
             Part::Lease => self.record(lua, part, context.lease.as_ref()),
-            Part::Network => self.network(lua, context.network.as_ref()),
+            Part::Network => match &context.network {
+                Some(network) => self.network(lua, network).map(Value::Table),
+                None => Ok(Value::Nil),
+            },
             Part::Uplink => self.uplink(lua, context.uplink.as_ref()),
             Part::Host => self.host(lua, &context.host),
             Part::Diff if context.hook == Hook::Drift => plain(lua, &context.diff),
             Part::Diff => Ok(Value::Nil),
-            Part::Tags => match &self.question {
-                Some(question) => plain(lua, &question.tags),
-                None => Ok(Value::Nil),
-            },
+            Part::Tags => plain(lua, &question.tags),
             Part::Now => Ok(Value::Number(context.now)),
             Part::Seq => Ok(Value::Number(context.seq as f64)),
             Part::Gen => Ok(Value::Number(context.r#gen as f64)),
@@ -238,20 +314,20 @@ impl Desk {
     }
 
     fn strict(&mut self, lua: &Lua, part: Part, table: Table) -> Result<Table> {
-        let slot = self.strict.get_mut(part as usize);
-        let meta = match slot {
-            Some(Some(meta)) => Some(meta.clone()),
-            Some(slot) => {
-                let meta = fields(part)
-                    .map(|names| strict_meta(lua, part, names))
-                    .transpose()?;
-                slot.clone_from(&meta);
-                meta
-            }
-            None => None,
-        };
-        table.set_metatable(meta)?;
+        table.set_metatable(self.strict_meta(lua, part)?)?;
         Ok(table)
+    }
+
+    fn strict_meta(&mut self, lua: &Lua, part: Part) -> Result<Option<Table>> {
+        let Some(slot) = self.strict.get_mut(part as usize) else {
+            return Ok(None);
+        };
+        if slot.is_none() {
+            *slot = fields(part)
+                .map(|names| strict_meta(lua, part, names))
+                .transpose()?;
+        }
+        Ok(slot.clone())
     }
 
     fn frozen<T: Serialize>(&mut self, lua: &Lua, part: Part, value: &T) -> Result<Table> {
@@ -260,16 +336,13 @@ impl Desk {
         Ok(table)
     }
 
-    fn network(&mut self, lua: &Lua, network: Option<&Arc<Network>>) -> Result<Value> {
-        let Some(network) = network else {
-            return Ok(Value::Nil);
-        };
+    fn network(&mut self, lua: &Lua, network: &Arc<Network>) -> Result<Table> {
         if let Some(table) = known(&self.networks, &network.id, network) {
-            return Ok(Value::Table(table));
+            return Ok(table);
         }
         let table = self.frozen(lua, Part::Network, network.as_ref())?;
         keep(&mut self.networks, &network.id, network, &table);
-        Ok(Value::Table(table))
+        Ok(table)
     }
 
     fn uplink(&mut self, lua: &Lua, uplink: Option<&Arc<Uplink>>) -> Result<Value> {

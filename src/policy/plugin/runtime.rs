@@ -185,8 +185,9 @@ impl Runtime {
             state: state.clone(),
             ..Effects::default()
         };
-        let answer = self.run(hook, context, tags);
-        let taken = self.giver.taken();
+        let mut read = None;
+        let answer = self.run(hook, context, tags, &mut read);
+        self.giver.end();
         let mut effects = std::mem::take(&mut *hostlib::lock(&self.effects));
         if let Err(fault) = &answer {
             effects.writes.clear();
@@ -201,7 +202,7 @@ impl Runtime {
             answer,
             effects,
             elapsed: started.elapsed(),
-            read: taken.filter(|parts| alone && !parts.iter().any(|part| part.is_volatile())),
+            read: read.filter(|parts| alone && !parts.iter().any(|part| part.is_volatile())),
         }
     }
 
@@ -210,18 +211,20 @@ impl Runtime {
         hook: Hook,
         context: &Arc<Context>,
         tags: &BTreeMap<String, String>,
+        read: &mut Option<Vec<Part>>,
     ) -> Result<Option<Arc<Verdict>>, Fault> {
-        let Some(function) = self.hooks.get(hook as usize).cloned().flatten() else {
+        let Some(Some(function)) = self.hooks.get(hook as usize) else {
             return Ok(None);
         };
-        let given = self.giver.give(&self.lua, context, tags);
-        let (ctx, second) = given.map_err(|e| self.fault(&e))?;
-        let returned = {
-            let _armed = Limit::arm(&self.lua, self.limits.memory).map_err(|e| self.fault(&e))?;
-            function
-                .call::<Value>((ctx, second))
-                .map_err(|e| self.fault(&e))?
+        let given = self.giver.begin(&self.lua, context, tags);
+        given.map_err(|e| self.fault(&e))?;
+        let called = {
+            let armed = Limit::arm(&self.lua, self.limits.memory);
+            let called = armed.and_then(|_armed| self.giver.run(hook, function));
+            called.map_err(|e| self.fault(&e))?
         };
+        let returned = called.0;
+        *read = called.1;
         if returned.is_nil() {
             return Ok(None);
         }

@@ -30,7 +30,7 @@ use job::{Contribution, Job};
 use lane::Lane;
 use merged::Merged;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -55,6 +55,10 @@ struct Shared {
     wake: Condvar,
     /// Something is ready for the worker that looks for it (`State::expected`).
     asked: AtomicBool,
+    /// The processor on which was asked last.
+    asker: AtomicI32,
+    /// The last worker that woke up did so on another one than the asker's.
+    beside: AtomicBool,
     watch: Watch,
     calls: AtomicU64,
     slots: AtomicU64,
@@ -113,6 +117,8 @@ impl Pool {
             merged: Merged::default(),
             wake: Condvar::new(),
             asked: AtomicBool::new(false),
+            asker: AtomicI32::new(-1),
+            beside: AtomicBool::new(true),
             watch: Watch::default(),
             calls: AtomicU64::new(0),
             slots: AtomicU64::new(0),
@@ -147,20 +153,31 @@ impl Pool {
                 Some(shared.reply(job))
             }
             Next::Waits | Next::Run(..) => {
+                shared.asker.store(processor(), Ordering::Relaxed);
                 shared.call_for_help(state);
                 None
             }
         }
     }
 
-    /// A question is being made: a worker that sleeps wakes up meanwhile.
+    /// Does a worker run while the asker does? Some schedulers put all threads of a quiet program on one processor, and
+    /// there may be no other; then who waits awake is in the way of what it waits for. Told of the last wake-up.
+    pub fn is_beside(&self) -> bool {
+        self.shared.beside.load(Ordering::Relaxed)
+    }
+
+    /// A question is being made: a worker that sleeps wakes up meanwhile, if it can do so beside the asker.
     pub fn stir(&self) {
+        if !self.is_beside() {
+            return;
+        }
         let mut state = self.shared.lock();
         if state.idle == 0 || state.expected {
             return;
         }
         state.expected = true;
         drop(state);
+        self.shared.asker.store(processor(), Ordering::Relaxed);
         self.shared.wake.notify_one();
     }
 
@@ -279,6 +296,12 @@ impl Drop for Shared {
             give_memory_back();
         }
     }
+}
+
+/// The processor that runs this thread; negative if the system does not say.
+fn processor() -> i32 {
+    // SAFETY: takes nothing and only reads.
+    unsafe { libc::sched_getcpu() }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> bool {

@@ -2,7 +2,7 @@
 
 use super::job::Job;
 use super::lane::{Lane, MAX_ABANDONED};
-use super::{Hands, Next, REHEARSAL, Shared, State, spawn};
+use super::{Hands, Next, REHEARSAL, Shared, State, processor, spawn};
 use crate::policy::api::{Context, Hook, Outcome, Reply};
 use crate::policy::guard::load_plugin;
 use crate::policy::memory::give_memory_back;
@@ -88,7 +88,11 @@ impl Shared {
                     (self.sink)(self.reply(job));
                     state = self.lock();
                 }
-                Some(Next::Waits) | None if state.expected && now.duration_since(woken) < LINGER => {
+                Some(Next::Waits) | None
+                    if state.expected
+                        && self.beside.load(Ordering::Relaxed)
+                        && now.duration_since(woken) < LINGER =>
+                {
                     self.asked.store(false, Ordering::Relaxed);
                     drop(state);
                     self.linger(woken);
@@ -100,6 +104,8 @@ impl Shared {
                     state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.idle -= 1;
                     woken = Instant::now();
+                    let asker = self.asker.load(Ordering::Relaxed);
+                    self.beside.store(asker != processor(), Ordering::Relaxed);
                 }
             }
         }
