@@ -187,6 +187,11 @@ fn mistakes() -> Vec<(&'static str, String, Told)> {
             Call("a.lua:4: it raised a table, which says nothing; raise a text, error(\"...\")"),
         ),
         (
+            "an error blamed on the caller",
+            hook("    error(\"not for me\", 2)"),
+            Call("a.lua:4: not for me"),
+        ),
+        (
             "nothing raised",
             hook("    error()"),
             Call("a.lua:4: it raised nil, which says nothing; raise a text, error(\"...\")"),

@@ -10,7 +10,7 @@ use super::parts::{fields, hint, link_table, plain, port_table, strict_meta};
 use super::runtime::Limit;
 use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
 use crate::policy::api::{API, Hook};
-use mlua::chunk::ChunkMode;
+use mlua::chunk::{ChunkMode, Compiler};
 use mlua::{Error, Function, Lua, Result, Table, Value, ffi};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -89,10 +89,13 @@ impl Giver {
         };
         let seconds = lua.create_sequence_from(Hook::ALL.iter().map(second))?;
         let link_meta = lock(&desk).strict_meta(lua, Part::Link)?;
+        // Without lines: an error that a hook blames on its caller is the hook's all the same.
+        let compiler = Compiler::new().set_optimization_level(2).set_debug_level(0);
         let chunk = lua
             .load(include_str!("given.luau"))
             .set_name("=ctx")
-            .set_mode(ChunkMode::Text);
+            .set_mode(ChunkMode::Text)
+            .set_compiler(compiler);
         // SAFETY: a C function as Luau calls it: it uses no more than its argument, which is on the stack.
         let freeze = unsafe { lua.create_c_function(freeze_argument)? };
         let (begin, run, index, named, is_current, meta): (
