@@ -93,6 +93,55 @@ fn the_shipped_plugins_pass_their_tests_and_a_broken_one_fails_with_place_and_di
 }
 
 #[test]
+fn a_check_tells_programs_each_plugin_and_each_problem() {
+    let idle =
+        "return {\n  api = 1, reads = { 'link' },\n  port = function(ctx) local name = ctx.link.name end }\n";
+    let site = Site::new(
+        "",
+        &[("alias.lua", ALIAS), ("idle.lua", idle), ("idle_test.lua", "")],
+    );
+    let output = site.run(&["--json", "policy", "check"]);
+    assert_exit(&output, 0);
+    let report: Value = serde_json::from_str(&site.shown(&output.stdout)).unwrap();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["problems"], json!([]));
+    assert_eq!(
+        report["plugins"],
+        json!([
+            {
+                "name": "alias", "file": "plugins/alias.lua", "hooks": ["port"], "reads": null,
+                "warnings": [], "missing_test": "alias_test.lua",
+            },
+            {
+                "name": "idle", "file": "plugins/idle.lua", "hooks": ["port"], "reads": ["link"],
+                "warnings": ["plugins/idle.lua:3: hook port has no `return`, so it never decides anything"],
+                "missing_test": null,
+            },
+        ])
+    );
+
+    site.write(
+        "plugins/alias.lua",
+        "return {\n  api = 1,\n  port = function(ctx)\n",
+    );
+    let output = site.run(&["--json", "policy", "check"]);
+    assert_exit(&output, 2);
+    let report: Value = serde_json::from_str(&site.shown(&output.stdout)).unwrap();
+    assert_eq!((&report["ok"], &report["plugins"]), (&json!(false), &json!([])));
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{report}");
+    assert_eq!(problems[0]["plugin"], "alias");
+    assert_eq!(problems[0]["place"], "plugins/alias.lua:4");
+    assert!(
+        problems[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("Expected 'end'"),
+        "{report}"
+    );
+}
+
+#[test]
 fn coverage_names_the_lines_that_no_test_ran() {
     let site = Site::new(
         "",

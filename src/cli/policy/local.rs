@@ -32,7 +32,17 @@ pub fn check(context: &mut Context, paths: &[PathBuf]) -> Result<(), Failure> {
         }
     };
     let report = tools::check(paths, &config, &networks);
-    finish(context, &report)
+    if !context.global.json {
+        return finish(context, &report);
+    }
+    let value = serde_json::json!({
+        "ok": report.code == 0,
+        "plugins": report.plugins,
+        "problems": report.problems,
+        "lines": report.lines,
+    });
+    context.print(&value, |_, _| Ok(()))?;
+    ended(&report)
 }
 
 /// With paths no configuration is read: a test brings its own options and maps.

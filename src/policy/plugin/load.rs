@@ -16,6 +16,7 @@ use crate::policy::settings::Settings;
 use crate::policy::shape::Misshapen;
 use mlua::serde::LuaSerdeExt;
 use mlua::{Function, Lua, Table, Value};
+use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -36,7 +37,7 @@ pub struct Plugin {
 }
 
 /// A file that can't be used as a plugin.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{place}: {message}")]
 pub struct Problem {
     /// The plugin's name as far as known.

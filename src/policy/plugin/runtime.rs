@@ -176,13 +176,13 @@ impl Runtime {
         hook: Hook,
         context: &Arc<Context>,
         tags: &BTreeMap<String, String>,
-        state: &Map<String, Json>,
+        state: Map<String, Json>,
         call: u64,
     ) -> Called {
         let started = Instant::now();
         self.kill.begin(call);
         *hostlib::lock(&self.effects) = Effects {
-            state: state.clone(),
+            state,
             ..Effects::default()
         };
         let mut read = None;

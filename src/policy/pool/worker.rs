@@ -144,7 +144,7 @@ impl Shared {
                 .values
                 .clone();
             self.watch.begin(slot, index, call);
-            let mut called = runtime.ask(hook, &context, &tags, &kept, call);
+            let mut called = runtime.ask(hook, &context, &tags, kept, call);
             slot.end();
             if slot.is_abandoned() {
                 return false;

@@ -17,6 +17,7 @@ pub use recording::{Recorder, replay};
 pub use testing::run as test;
 
 use super::api::{Reply, Request};
+use super::plugin::load::Problem;
 use super::pool::{Pool, Sink};
 use serde::Serialize;
 use std::fmt;
@@ -29,6 +30,10 @@ pub struct Report {
     pub lines: Vec<String>,
     /// Of `policy test`.
     pub cases: Vec<CaseResult>,
+    /// Of `policy check`, in the order of the chain.
+    pub plugins: Vec<check::Checked>,
+    /// Of `policy check`: plugins that can't be loaded.
+    pub problems: Vec<Problem>,
     /// 0 all is well; 1 a test failed or an answer differs; 2 a plugin, file or argument is wrong.
     pub code: u8,
 }

@@ -218,7 +218,7 @@ fn asked_before(member: Member, hook: Hook, context: &Context) -> Result<Member,
         let (kill, deadline) = (runtime.kill_switch(), runtime.limits().deadline);
         let context = Arc::new(context.clone());
         runtime = guard::run(&kill, deadline, move || {
-            runtime.ask(hook, &context, &context.tags, &Map::new(), guard::LOAD_CALL);
+            runtime.ask(hook, &context, &context.tags, Map::new(), guard::LOAD_CALL);
             runtime
         })
         .map_err(|e| one(e.to_string()))?;
