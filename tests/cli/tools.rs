@@ -325,13 +325,20 @@ fn eval_takes_a_context_or_a_recorded_line_and_names_the_origin_of_every_field()
 
 #[test]
 fn eval_shows_what_the_plugins_log() {
-    let chatty = "return { api = 1, port = function(ctx)\n  print('hello', ctx.link.mtu)\n  host.log.debug('kept', { n = 1 })\nend }\n";
+    let chatty = "return { api = 1, port = function(ctx)\n  print('hello', ctx.link.mtu)\n  host.log.debug('kept', { n = 1 })\n  print(ctx)\nend }\n";
     let site = Site::new("", &[("mtu.lua", chatty)]);
     site.write("context.json", r#"{"link": {"name": "tap1", "mtu": 1500}}"#);
     let output = site.run(&["policy", "eval", "--ctx", "context.json"]);
     assert_exit(&output, 0);
     let log = text(&output.stderr);
-    for part in ["mtu.lua:2", "hello 1500", "mtu.lua:3", "kept"] {
+    // A `ctx` that is printed shows its parts.
+    for part in [
+        "mtu.lua:2",
+        "hello 1500",
+        "mtu.lua:3",
+        "kept",
+        "\"name\":\"tap1\"",
+    ] {
         assert!(log.contains(part), "{part}: {log}");
     }
     assert_eq!(text(&output.stdout), "no opinion\n");

@@ -2,7 +2,8 @@
 
 use crate::bench::*;
 use serde_json::json;
-use tapwire::policy::api::{Context, Fallback, Hook, Outcome};
+use tapwire::policy::api::context::Port;
+use tapwire::policy::api::{Context, Fallback, Hook, Outcome, Reply};
 use tapwire::policy::{Asked, Host};
 
 #[test]
@@ -131,4 +132,53 @@ fn an_error_denies_a_new_tap_with_the_place_and_keeps_the_last_answer_of_a_known
     let reply = ask(&mut host, request(Hook::Port, 3, broken));
     assert_eq!(decision(&reply)["mtu"], 1400);
     assert_eq!(reply.steps[0].fallback, Fallback::LastGood);
+}
+
+/// Asked all at once, so that there is no quiet moment to collect garbage in.
+fn answers_in_a_row(source: &str, taps: &[&str]) -> Vec<String> {
+    let bench = Bench::new(&[("a.lua", source)]).with(json!({ "memory_mib": 2, "deadline_ms": 5000 }));
+    let mut host = bench.host();
+    for (number, tap) in (1..).zip(taps) {
+        let mut asked = context(tap, number, "blue");
+        asked.port = Some(Port::default());
+        let asked = host.ask(request(Hook::Port, number.into(), asked));
+        assert!(matches!(asked, Asked::Pending));
+    }
+    let said = |reply: Reply| match &reply.steps[0].error {
+        Some(error) => error.clone(),
+        None => decision(&reply)["alias"].as_str().unwrap_or_default().to_owned(),
+    };
+    taps.iter().map(|_| said(receive(&mut host))).collect()
+}
+
+/// A script that catches its own lack of memory leaves a state without room, in which Luau collects nothing.
+#[test]
+fn what_one_question_wasted_is_not_missing_to_the_next() {
+    let wasteful = port(
+        "if ctx.link.name == 'big' then\n  pcall(function() local t = {} while true do t[#t + 1] = { #t } end end)\n  return nil\nend\nlocal list = {}\nfor n = 1, 500 do list[n] = { n } end\nreturn { alias = 'ok' }",
+    );
+    for _ in 0..3 {
+        let said = answers_in_a_row(&wasteful, &["a", "big", "b", "big", "c", "big", "d", "big", "e"]);
+        assert_eq!(said, ["ok", "", "ok", "", "ok", "", "ok", "", "ok"]);
+    }
+}
+
+/// Else its state would be built anew, and forget.
+#[test]
+fn what_a_question_hung_onto_ctx_goes_with_it() {
+    let counts = "local n = 0\nreturn { api = 1, port = function(ctx)\n  n += 1\n  if ctx.link.name == 'big' then\n    local keep = ctx.port.addresses\n    while true do keep[#keep + 1] = { #keep } end\n  end\n  return { alias = 'call ' .. n }\nend }\n";
+    let said = answers_in_a_row(counts, &["a", "b", "big", "c", "d"]);
+    assert_eq!(said[..2], ["call 1", "call 2"]);
+    assert!(said[2].contains("out of memory, the limit is 2 MiB"), "{said:?}");
+    assert_eq!(said[3..], ["call 4", "call 5"]);
+}
+
+#[test]
+fn next_goes_on_after_a_part() {
+    let bench = Bench::new(&[(
+        "a.lua",
+        &port("return { alias = tostring(next(ctx, 'link') ~= nil) }"),
+    )]);
+    let said = decision(&ask_port(&mut bench.host(), "tap1", "blue"));
+    assert_eq!(said["alias"], "true", "{said}");
 }

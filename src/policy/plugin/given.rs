@@ -30,9 +30,13 @@ pub struct Giver {
     desk: Arc<Mutex<Desk>>,
     begin: Function,
     run: Function,
+    forget: Function,
     /// The last call did. Who does not is not told what the link is.
     looks_at_link: bool,
 }
+
+/// What `given.luau` returns.
+type Made = (Function, Function, Function, Function, Function, Function, Table);
 
 /// Makes the parts that `given.luau` does not.
 #[derive(Default)]
@@ -98,14 +102,8 @@ impl Giver {
             .set_compiler(compiler);
         // SAFETY: a C function as Luau calls it: it uses no more than its argument, which is on the stack.
         let freeze = unsafe { lua.create_c_function(freeze_argument)? };
-        let (begin, run, index, named, is_current, meta): (
-            Function,
-            Function,
-            Function,
-            Function,
-            Function,
-            Table,
-        ) = chunk.call((hand_over, freeze, link_meta, places, hooks, seconds, API))?;
+        let made: Made = chunk.call((hand_over, freeze, link_meta, places, hooks, seconds, API))?;
+        let (begin, run, forget, index, named, is_current, meta) = made;
         // `for part, value in ctx do`, which asks neither `pairs` nor `next`.
         let next: Function = lua.globals().get("next")?;
         let walk = move |lua: &Lua, ctx: Table| {
@@ -124,11 +122,18 @@ impl Giver {
             desk,
             begin,
             run,
+            forget,
         })
     }
 
-    /// Gets everything ready for a call of `run`. `tags` are those of earlier plugins.
-    pub fn begin(&self, lua: &Lua, context: &Arc<Context>, tags: &BTreeMap<String, String>) -> Result<()> {
+    /// Gets everything ready for a call of `run` for the same hook. `tags` are those of earlier plugins.
+    pub fn begin(
+        &self,
+        lua: &Lua,
+        hook: Hook,
+        context: &Arc<Context>,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<()> {
         let mut desk = lock(&self.desk);
         let network = match &context.network {
             Some(network) if self.may_see(Part::Network) => Some(desk.network(lua, network)?),
@@ -142,6 +147,7 @@ impl Giver {
         let link = context.link.as_ref();
         match link.filter(|_| self.looks_at_link && self.may_see(Part::Link)) {
             Some(link) => self.begin.call((
+                number(hook),
                 network,
                 link.name.as_str(),
                 link.mac.as_deref(),
@@ -153,14 +159,14 @@ impl Giver {
                 link.mtu,
                 link.up,
             )),
-            None => self.begin.call(network),
+            None => self.begin.call((number(hook), network)),
         }
     }
 
     /// Calls a hook. Besides what it returned: the parts it looked at, in the order in which it first did; `None` without
     /// `reads`, or when there are too many.
     pub fn run(&mut self, hook: Hook, function: &Function) -> Result<(Value, Option<Vec<Part>>)> {
-        let (returned, order): (Value, f64) = self.run.call((function, hook as usize + 1))?;
+        let (returned, order): (Value, f64) = self.run.call((function, number(hook)))?;
         let read = looked_at(order);
         self.looks_at_link = read.as_ref().is_none_or(|parts| parts.contains(&Part::Link));
         Ok((returned, read.filter(|_| self.declared.is_some())))
@@ -175,14 +181,27 @@ impl Giver {
         lock(&self.desk).question = None;
     }
 
+    /// Lets go of what the last call was given, so that it can be collected.
+    pub fn forget_call(&self) {
+        if let Err(error) = self.forget.call::<()>(()) {
+            tracing::error!(%error, "the last call's ctx is not forgotten");
+        }
+    }
+
     /// Lets go of all tables: the state is short of memory.
     pub fn forget(&self) {
+        self.forget_call();
         let mut desk = lock(&self.desk);
         desk.question = None;
         desk.networks.clear();
         desk.uplinks.clear();
         desk.host = None;
     }
+}
+
+/// A hook as an index of a Lua list.
+fn number(hook: Hook) -> usize {
+    hook as usize + 1
 }
 
 /// A part as a digit of the order; 0 is none.
@@ -234,10 +253,10 @@ pub fn complete(lua: &Lua, table: &Table) -> Result<()> {
     let Some(listing) = lua.app_data_ref::<Listing>() else {
         return Ok(());
     };
+    let _lifted = Limit::lift(lua)?;
     if !listing.is_current.call::<bool>(table)? {
         return Ok(());
     }
-    let _lifted = Limit::lift(lua)?;
     for part in Part::ALL {
         if !table.raw_get::<Value>(part.word())?.is_nil() {
             continue;

@@ -149,7 +149,7 @@ fn log(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
                     .to_string(),
                 None => String::new(),
             };
-            say(lua, &effects, level, plain_text(&message), fields);
+            say(lua, &effects, level, plain_text(lua, &message), fields);
             Ok(())
         };
         hostcall::add(lua, &log, "host.log", name, write)?;
@@ -162,7 +162,11 @@ fn log(lua: &Lua, effects: &SharedEffects) -> Result<Table> {
 pub fn print(lua: &Lua, effects: &SharedEffects) -> Result<mlua::Function> {
     let effects = Arc::clone(effects);
     lua.create_function(move |lua, values: mlua::Variadic<Value>| {
-        let words: Vec<_> = values.iter().take(16).map(plain_text).collect();
+        let words: Vec<_> = values
+            .iter()
+            .take(16)
+            .map(|value| plain_text(lua, value))
+            .collect();
         say(lua, &effects, Level::INFO, words.join(" "), String::new());
         Ok(())
     })
@@ -180,11 +184,7 @@ fn say(lua: &Lua, effects: &SharedEffects, level: Level, mut message: String, fi
     // The function of the host is level 0, its caller level 1.
     let place = lua.inspect_stack(1, |caller| {
         let file = caller.source().source.unwrap_or_default().into_owned();
-        Some(format!(
-            "{}:{}",
-            file.trim_start_matches(['@', '=']),
-            caller.current_line()?
-        ))
+        Some(format!("{}:{}", file.strip_prefix('@')?, caller.current_line()?))
     });
     effects.lines.push(Line {
         level,
@@ -195,14 +195,18 @@ fn say(lua: &Lua, effects: &SharedEffects, level: Level, mut message: String, fi
 }
 
 /// A value as text without running its `__tostring`.
-fn plain_text(value: &Value) -> String {
+fn plain_text(lua: &Lua, value: &Value) -> String {
     match value {
         Value::String(s) => s.to_string_lossy(),
         Value::Nil => "nil".to_owned(),
         Value::Boolean(b) => b.to_string(),
         Value::Integer(i) => i.to_string(),
         Value::Number(n) => n.to_string(),
-        Value::Table(_) => {
+        Value::Table(table) => {
+            // Of `ctx` what a walk over it shows.
+            if let Err(error) = super::given::complete(lua, table) {
+                return format!("table ({error})");
+            }
             lift(value, Bounds::RESULT).map_or_else(|e| format!("table ({e})"), |json| json.to_string())
         }
         other => other.type_name().to_owned(),

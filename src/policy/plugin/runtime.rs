@@ -150,6 +150,7 @@ impl Runtime {
         }
         let much = before > self.loaded_memory + KEPT_GARBAGE;
         let collected = if much {
+            self.giver.forget_call();
             self.lua.gc_collect()
         } else {
             self.lua.gc_step().map(|_| ())
@@ -216,7 +217,8 @@ impl Runtime {
         let Some(Some(function)) = self.hooks.get(hook as usize) else {
             return Ok(None);
         };
-        let given = self.giver.begin(&self.lua, context, tags);
+        self.make_room();
+        let given = self.giver.begin(&self.lua, hook, context, tags);
         given.map_err(|e| self.fault(&e))?;
         let called = {
             let armed = Limit::arm(&self.lua, self.limits.memory);
@@ -254,6 +256,25 @@ impl Runtime {
         Ok(Some(verdict))
     }
 
+    /// A script that caught its own lack of memory left a state that is full of garbage, and Luau collects none when it has
+    /// no room: the next call would fail for it.
+    fn make_room(&self) {
+        let limit = self.limits.memory;
+        if self.used_memory() < limit - limit / 8 {
+            return;
+        }
+        self.giver.forget_call();
+        if let Err(error) = self.collect() {
+            // The call will tell.
+            tracing::warn!(%error, plugin_file = %self.source.shown, "garbage collection failed");
+        }
+    }
+
+    /// Twice: the first finishes a cycle under way, the second collects what it had already marked.
+    fn collect(&self) -> mlua::Result<()> {
+        self.lua.gc_collect().and_then(|()| self.lua.gc_collect())
+    }
+
     fn fault(&self, error: &mlua::Error) -> Fault {
         let fault = Fault::from_lua(error);
         if self.kill.is_killed() {
@@ -289,8 +310,7 @@ impl Runtime {
             .is_some_and(|then| now.duration_since(then) < OUT_OF_MEMORY_PAUSE);
         self.out_of_memory = Some(now);
         self.giver.forget();
-        // Twice: the first finishes a cycle under way, the second collects what it had already marked.
-        let collected = self.lua.gc_collect().and_then(|()| self.lua.gc_collect());
+        let collected = self.collect();
         give_memory_back();
         self.exhausted = again || collected.is_err() || self.lua.used_memory() > self.limits.memory / 2;
     }

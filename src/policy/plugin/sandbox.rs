@@ -187,7 +187,8 @@ impl Sandbox {
 }
 
 /// `pairs` and `next` that find all of `ctx`, whose parts are made when they are named (`given`). Like all tables that are
-/// given to scripts it has a metatable that shows as `false`; any other table costs one comparison.
+/// given to scripts it has a metatable that shows as `false`; any other table costs one comparison. (`for part in next, ctx do`
+/// asks neither: Luau walks by itself there.)
 fn listing(lua: &Lua, globals: &Table) -> Result<()> {
     let complete = lua.create_function(|lua, table: Table| super::given::complete(lua, &table))?;
     let wrap = "local name, complete, plain, getmetatable, type, error = ...\n\
@@ -195,7 +196,7 @@ fn listing(lua: &Lua, globals: &Table) -> Result<()> {
                 if type(t) ~= 'table' then\n\
                 error(`invalid argument #1 to '{name}' (table expected, got {type(t)})`, 2)\n\
                 end\n\
-                if key == nil and getmetatable(t) == false then complete(t) end\n\
+                if getmetatable(t) == false then complete(t) end\n\
                 return plain(t, key)\nend";
     let library = |name: &str| globals.raw_get::<Function>(name);
     for name in ["pairs", "next"] {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
     pub name: String,
-    /// As the configuration or the command line names it.
+    /// As messages show it.
     pub file: String,
     pub hooks: Vec<&'static str>,
     /// The parts of `ctx` by which its answers are remembered; `None`: they are not.
