@@ -5,19 +5,16 @@
 //! have influenced the answer, so the answer holds for every question with the same parts. Other plugins may also list
 //! all parts (`pairs(ctx)`, or `in ctx`). A name that no part or field has is an error and not nil.
 
-use super::hostlib::freeze;
-use super::parts::{fields, hint, link_table, plain, port_table, strict_meta};
+use super::desk::{Desk, Question, lock};
+use super::parts::hint;
 use super::runtime::Limit;
-use crate::policy::api::context::{Context, HostFacts, Network, Part, Uplink};
+use crate::policy::api::context::{Context, Part};
 use crate::policy::api::{API, Hook};
 use mlua::chunk::{ChunkMode, Compiler};
 use mlua::{Error, Function, Lua, Result, Table, Value, ffi};
-use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-/// Tables kept for networks and uplinks that many taps share.
-const MAX_SHARED: usize = 128;
 /// Bits of a part in the order in which parts were looked at.
 const PLACE_BITS: u32 = 5;
 /// Above it a Lua number is not exact: more than ten parts.
@@ -37,27 +34,6 @@ pub struct Giver {
 
 /// What `given.luau` returns.
 type Made = (Function, Function, Function, Function, Function, Function, Table);
-
-/// Makes the parts that `given.luau` does not.
-#[derive(Default)]
-struct Desk {
-    question: Option<Question>,
-    networks: HashMap<String, (Arc<Network>, Table)>,
-    uplinks: HashMap<String, (Arc<Uplink>, Table)>,
-    host: Option<(Arc<HostFacts>, Table)>,
-    /// Metatables of the parts, by `Part as usize`.
-    strict: [Option<Table>; Part::ALL.len()],
-}
-
-struct Question {
-    context: Arc<Context>,
-    tags: BTreeMap<String, String>,
-}
-
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    // Whole values only: what a panic left behind is usable.
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Giver {
     pub fn new(lua: &Lua, declared: Option<Vec<Part>>) -> Result<Self> {
@@ -191,11 +167,7 @@ impl Giver {
     /// Lets go of all tables: the state is short of memory.
     pub fn forget(&self) {
         self.forget_call();
-        let mut desk = lock(&self.desk);
-        desk.question = None;
-        desk.networks.clear();
-        desk.uplinks.clear();
-        desk.host = None;
+        lock(&self.desk).forget();
     }
 }
 
@@ -272,126 +244,6 @@ pub fn complete(lua: &Lua, table: &Table) -> Result<()> {
     Ok(())
 }
 
-impl Desk {
-    fn value(&mut self, lua: &Lua, part: Part) -> Result<Value> {
-        let Some(question) = &self.question else {
-            return Ok(Value::Nil);
-        };
-        let context = Arc::clone(&question.context);
-        match part {
-            Part::Link => self.made(lua, part, context.link.as_ref(), link_table),
-            Part::Port => self.made(lua, part, context.port.as_ref(), port_table),
-            Part::Bridge => self.record(lua, part, context.bridge.as_ref()),
-            Part::Current => self.record(lua, part, context.current.as_ref()),
-            Part::Plan => self.record(lua, part, context.plan.as_ref()),
-            Part::Result => self.record(lua, part, context.result.as_ref()),
-            Part::Lease => self.record(lua, part, context.lease.as_ref()),
-            Part::Network => match &context.network {
-                Some(network) => self.network(lua, network).map(Value::Table),
-                None => Ok(Value::Nil),
-            },
-            Part::Uplink => self.uplink(lua, context.uplink.as_ref()),
-            Part::Host => self.host(lua, &context.host),
-            Part::Diff if context.hook == Hook::Drift => plain(lua, &context.diff),
-            Part::Diff => Ok(Value::Nil),
-            Part::Tags => plain(lua, &question.tags),
-            Part::Now => Ok(Value::Number(context.now)),
-            Part::Seq => Ok(Value::Number(context.seq as f64)),
-            Part::Gen => Ok(Value::Number(context.r#gen as f64)),
-            Part::Reason => Ok(Value::String(lua.create_string(context.reason.word())?)),
-        }
-    }
-
-    /// A part of this call only: what lies deeper may be changed, nobody else will see it.
-    fn record<T: Serialize>(&mut self, lua: &Lua, part: Part, value: Option<&T>) -> Result<Value> {
-        let Some(value) = value else {
-            return Ok(Value::Nil);
-        };
-        let table = self.strict_table(lua, part, value)?;
-        table.set_readonly(true);
-        Ok(Value::Table(table))
-    }
-
-    fn strict_table<T: Serialize>(&mut self, lua: &Lua, part: Part, value: &T) -> Result<Table> {
-        let Value::Table(table) = plain(lua, value)? else {
-            return Err(Error::runtime("a part of ctx that is no table"));
-        };
-        self.strict(lua, part, table)
-    }
-
-    /// As `record`, by a function of its own.
-    fn made<T>(
-        &mut self,
-        lua: &Lua,
-        part: Part,
-        value: Option<&T>,
-        make: fn(&Lua, &T) -> Result<Table>,
-    ) -> Result<Value> {
-        let Some(value) = value else {
-            return Ok(Value::Nil);
-        };
-        let table = self.strict(lua, part, make(lua, value)?)?;
-        table.set_readonly(true);
-        Ok(Value::Table(table))
-    }
-
-    fn strict(&mut self, lua: &Lua, part: Part, table: Table) -> Result<Table> {
-        table.set_metatable(self.strict_meta(lua, part)?)?;
-        Ok(table)
-    }
-
-    fn strict_meta(&mut self, lua: &Lua, part: Part) -> Result<Option<Table>> {
-        let Some(slot) = self.strict.get_mut(part as usize) else {
-            return Ok(None);
-        };
-        if slot.is_none() {
-            *slot = fields(part)
-                .map(|names| strict_meta(lua, part, names))
-                .transpose()?;
-        }
-        Ok(slot.clone())
-    }
-
-    fn frozen<T: Serialize>(&mut self, lua: &Lua, part: Part, value: &T) -> Result<Table> {
-        let table = self.strict_table(lua, part, value)?;
-        freeze(&table)?;
-        Ok(table)
-    }
-
-    fn network(&mut self, lua: &Lua, network: &Arc<Network>) -> Result<Table> {
-        if let Some(table) = known(&self.networks, &network.id, network) {
-            return Ok(table);
-        }
-        let table = self.frozen(lua, Part::Network, network.as_ref())?;
-        keep(&mut self.networks, &network.id, network, &table);
-        Ok(table)
-    }
-
-    fn uplink(&mut self, lua: &Lua, uplink: Option<&Arc<Uplink>>) -> Result<Value> {
-        let Some(uplink) = uplink else {
-            return Ok(Value::Nil);
-        };
-        if let Some(table) = known(&self.uplinks, &uplink.name, uplink) {
-            return Ok(Value::Table(table));
-        }
-        let table = self.frozen(lua, Part::Uplink, uplink.as_ref())?;
-        keep(&mut self.uplinks, &uplink.name, uplink, &table);
-        Ok(Value::Table(table))
-    }
-
-    fn host(&mut self, lua: &Lua, facts: &Arc<HostFacts>) -> Result<Value> {
-        let table = match &self.host {
-            Some((known, table)) if same(known, facts) => table.clone(),
-            _ => {
-                let table = self.frozen(lua, Part::Host, facts.as_ref())?;
-                self.host = Some((Arc::clone(facts), table.clone()));
-                table
-            }
-        };
-        Ok(Value::Table(table))
-    }
-}
-
 /// The part that `ctx[key]` means.
 fn named(key: &Value) -> Result<Part> {
     let text = match key {
@@ -414,21 +266,4 @@ fn not_declared(part: Part) -> Error {
     Error::runtime(format!(
         "ctx.{word}: `reads` does not list it; write `reads = {{ ..., \"{word}\" }}`"
     ))
-}
-
-fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
-}
-
-/// The table of a part that many taps share, built once while it does not change.
-fn known<T: PartialEq>(tables: &HashMap<String, (Arc<T>, Table)>, key: &str, part: &Arc<T>) -> Option<Table> {
-    let (old, table) = tables.get(key)?;
-    same(old, part).then(|| table.clone())
-}
-
-fn keep<T>(tables: &mut HashMap<String, (Arc<T>, Table)>, key: &str, part: &Arc<T>, table: &Table) {
-    if tables.len() >= MAX_SHARED {
-        tables.clear();
-    }
-    tables.insert(key.to_owned(), (Arc::clone(part), table.clone()));
 }

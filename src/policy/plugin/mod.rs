@@ -1,5 +1,6 @@
 //! One plugin: its source, what it says of itself, and its running state.
 
+mod desk;
 pub mod fault;
 mod given;
 pub mod hint;

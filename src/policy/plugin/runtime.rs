@@ -189,13 +189,15 @@ impl Runtime {
         let mut read = None;
         let answer = self.run(hook, context, tags, &mut read);
         self.giver.end();
+        self.kill.end();
         let mut effects = std::mem::take(&mut *hostlib::lock(&self.effects));
-        if let Err(fault) = &answer {
+        if answer.is_err() {
             effects.writes.clear();
             effects.metrics.clear();
-            if fault.outcome == Outcome::Memory {
-                self.recover();
-            }
+        }
+        match &answer {
+            Err(fault) if fault.outcome == Outcome::Memory => self.recover(),
+            _ => self.make_room(),
         }
         // What was said or kept besides must be said again, and what was kept before may have made the answer.
         let alone = effects.is_answer_alone() && answer.is_ok();
@@ -217,7 +219,6 @@ impl Runtime {
         let Some(Some(function)) = self.hooks.get(hook as usize) else {
             return Ok(None);
         };
-        self.make_room();
         let given = self.giver.begin(&self.lua, hook, context, tags);
         given.map_err(|e| self.fault(&e))?;
         let called = {
@@ -257,7 +258,7 @@ impl Runtime {
     }
 
     /// A script that caught its own lack of memory left a state that is full of garbage, and Luau collects none when it has
-    /// no room: the next call would fail for it.
+    /// no room: the next call would fail for it, or for the time that collecting takes.
     fn make_room(&self) {
         let limit = self.limits.memory;
         if self.used_memory() < limit - limit / 8 {
@@ -265,7 +266,7 @@ impl Runtime {
         }
         self.giver.forget_call();
         if let Err(error) = self.collect() {
-            // The call will tell.
+            // The next call will tell.
             tracing::warn!(%error, plugin_file = %self.source.shown, "garbage collection failed");
         }
     }

@@ -32,7 +32,11 @@ impl KillSwitch {
     pub fn begin(&self, call: u64) {
         self.current.store(call, Ordering::Relaxed);
     }
-    /// Stops call number `call` at its next instruction.
+    /// The call is over: a stop that comes now comes too late.
+    pub fn end(&self) {
+        self.current.store(0, Ordering::Relaxed);
+    }
+    /// Stops call number `call`, which is at least 1, at its next instruction.
     pub fn kill(&self, call: u64) {
         self.killed.store(call, Ordering::Relaxed);
     }
