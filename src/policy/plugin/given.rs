@@ -4,6 +4,8 @@
 //! would cost more than the script. What a plugin that declares `reads` named is noted: what was not handed over can't
 //! have influenced the answer, so the answer holds for every question with the same parts. Other plugins may also list
 //! all parts (`pairs(ctx)`, or `in ctx`). A name that no part or field has is an error and not nil.
+//!
+//! `given.luau` holds `ctx` and calls the hook, `desk` makes the tables of the parts that it does not make itself.
 
 use super::desk::{Desk, Question, lock};
 use super::parts::hint;
